@@ -1,0 +1,132 @@
+"""What a method is: a rule that turns a network and a mini-batch into a loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbench.methods._fields import Probability
+from mixbench.methods._ops import chance
+
+
+class Net(nn.Sequential):
+    """A network as named stages in a row: ``Net(pixels=..., stem=..., ..., pool=..., head=...)``.
+
+    ``pixels`` normalises images that are in [0, 1] outside; what ``pool`` returns is the
+    embedding (b, d); ``head`` maps it to logits (b, c).
+    """
+
+    head: nn.Module
+
+    def __init__(self, **stages: nn.Module) -> None:
+        super().__init__()
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+
+    def split(self, stage: str) -> tuple["Net", "Net"]:
+        """The stages up to and including ``stage``, and those after it.
+
+        Raises ValueError if there is no such stage.
+        """
+        names = list(self._modules)
+        if stage not in names:
+            raise ValueError(f"the network has no stage {stage!r}; it has {', '.join(names)}")
+        cut = names.index(stage) + 1
+        return self._take(names[:cut]), self._take(names[cut:])
+
+    def _take(self, names: list[str]) -> "Net":
+        return Net(**{name: self.get_submodule(name) for name in names})
+
+
+@dataclass(frozen=True)
+class Method:
+    """A frozen bag of hyper-parameters with one verb, ``loss``. The base class is the baseline."""
+
+    def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss, a scalar, on images ``x`` (b, 3, h, w) in [0, 1].
+
+        ``y`` (b, c) are target distributions: rows are non-negative and sum to one.
+        """
+        return F.cross_entropy(net(x), y)
+
+    def objective(self, net: Net) -> "Objective":
+        """The module that is trained; override it to add state, such as a teacher."""
+        return Objective(self, net)
+
+
+class Objective(nn.Module):
+    """A method bound to a network: ``objective(x, y)`` is the loss, a scalar."""
+
+    def __init__(self, method: Method, net: Net) -> None:
+        super().__init__()
+        self.method, self.net = method, net
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        with x.device:  # so that a method's draws land where its images are
+            return self.method.loss(self.net, x, y)
+
+
+@dataclass(frozen=True)
+class Mixer(Method):
+    """A method that mixes what leaves one stage, and the targets with it.
+
+    at: the stages where it may mix; one is drawn for each batch.
+    p: the probability that a batch is mixed; the others get the loss of ``otherwise``.
+    """
+
+    at: tuple[str, ...] = ("pixels",)
+    p: Probability = 1.0
+
+    def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix b features (b, ...) and targets (b, c) into n features (n, ...) and targets (n, c).
+
+        Called with the default device set to that of ``z``.
+        """
+        raise NotImplementedError
+
+    def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        with x.device:
+            if chance(self.p):
+                return self.mixed_loss(net, x, y)
+            return self.otherwise().loss(net, x, y)
+
+    def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        below, above = net.split(self.stage(net))
+        z, y = self.mix(below(x), y)
+        return F.cross_entropy(above(z), y)
+
+    def otherwise(self) -> Method:
+        """The method of the batches that are not mixed."""
+        return Method()
+
+    def stage(self, net: Net) -> str:
+        """Draw the stage after which this batch is mixed."""
+        return self.at[int(torch.randint(len(self.at), (), device="cpu"))]
+
+
+@dataclass(frozen=True)
+class LinearMixer(Mixer):
+    """A mixer whose mixtures are the rows of one matrix."""
+
+    def weights(self, b: int) -> Tensor:
+        """Draw the (n, b) matrix of a batch of ``b``: rows are non-negative and sum to one."""
+        raise NotImplementedError
+
+    def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        w = self.weights(len(z))
+        return torch.einsum("nb,b...->n...", w.to(z), z), w.to(y) @ y
+
+    def stage(self, net: Net) -> str:
+        """Draw the stage; what would be mixed just before an affine head is mixed after it.
+
+        Rows that sum to one commute with an affine map, so the loss and its gradients are the
+        same, for n c instead of n d numbers.
+        """
+        stage = super().stage(net)
+        return "head" if stage == "pool" and affine(net.head) else stage
+
+
+def affine(head: nn.Module) -> bool:
+    """Whether it is known that ``head`` commutes with weights that sum to one."""
+    return type(head) is nn.Linear

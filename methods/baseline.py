@@ -1,0 +1,10 @@
+"""Empirical risk minimisation: no mixing at all."""
+
+from dataclasses import dataclass
+
+from mixbench.methods import Method
+
+
+@dataclass(frozen=True)
+class Baseline(Method):
+    """Cross-entropy on the images as they are."""

@@ -1,0 +1,108 @@
+"""Dense MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.3)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbench.methods import Net, affine
+from mixbench.methods.multimix import MultiMix
+
+TINY = 1e-12
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DenseMultiMix(MultiMix):
+    """MultiMix at every position of the last feature map, weighted by attention (eq. 11 to 14).
+
+    attention: what the features of a position are compared with: "gap", their mean over positions;
+        "cam", the classifier's weights of the true class; "uniform", nothing.
+    squash: how the scores become attention: "relu" and l1 normalisation, or "softmax".
+    detach: whether the attention is a constant for the gradient (the paper does not say).
+    reduction: of the positions' losses to one (the paper does not say): their "mean" or "sum", or
+        "global", a mean in which each position weighs as much as its attention.
+    """
+
+    at: tuple[str, ...] = ("layer4",)
+    attention: Literal["gap", "cam", "uniform"] = "gap"
+    squash: Literal["relu", "softmax"] = "relu"
+    detach: bool = True
+    reduction: Literal["mean", "sum", "global"] = "mean"
+
+    def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        trunk, _ = net.split("layer4")
+        below, above = trunk.split(self.stage(trunk))
+        z = below(x)
+        a = self.attend(z.flatten(2), y, net.head)
+        w = self.draw(len(x), a.shape[1]).to(a) * a.T[:, None]  # r n b
+        s = w.sum(2)  # r n
+        w = w / s.clamp(min=TINY)[..., None]
+        target = w @ y.to(w)  # r n c
+        if not len(above) and affine(net.head):  # rows of w sum to one wherever s is not zero
+            logits = w @ net.head(_positions(z))
+        else:
+            mixed = above(_maps(w @ _positions(z), _size(z)))
+            target, s = _resize(target, s, _size(z), _size(mixed))
+            logits = net.head(_positions(mixed))
+        return self.reduce(_cross_entropy(logits, target), s)
+
+    def attend(self, z: Tensor, y: Tensor, head: nn.Module) -> Tensor:
+        """The attention of each image to its r positions, (b, r), from its features (b, d, r).
+
+        Rows sum to one. A row without any positive score becomes uniform.
+        """
+        uniform = torch.full_like(z[:, 0], 1 / z.shape[2])
+        if self.attention == "uniform":
+            return uniform
+        u = z.mean(2) if self.attention == "gap" else y.to(z) @ _class_weights(head, z.shape[1])
+        scores = torch.einsum("bdr,bd->br", z, u)
+        if self.squash == "softmax":
+            a = scores.softmax(1)
+        else:
+            total = scores.relu().sum(1, keepdim=True)
+            a = torch.where(total > TINY, scores.relu() / total.clamp(min=TINY), uniform)
+        return a.detach() if self.detach else a
+
+    def reduce(self, loss: Tensor, s: Tensor) -> Tensor:
+        """One number from the losses (r, n) and weights ``s`` (r, n) of all mixtures (eq. 14)."""
+        if self.reduction == "global":
+            return (s * loss).sum() / s.sum().clamp(min=TINY)
+        each = (s * loss).sum(1) / s.sum(1).clamp(min=TINY)
+        return each.mean() if self.reduction == "mean" else each.sum()
+
+
+def _class_weights(head: nn.Module, d: int) -> Tensor:
+    """The (c, d) weights of the classifier."""
+    if isinstance(head, nn.Linear) and head.in_features == d:
+        return head.weight
+    raise ValueError("attention=cam needs a linear head and the map that it was made for: layer4")
+
+
+def _size(z: Tensor) -> Size:
+    return z.shape[2], z.shape[3]
+
+
+def _positions(z: Tensor) -> Tensor:
+    """Feature maps (b, d, h, w) as a batch of features per position, (r, b, d) with r = h w."""
+    return z.flatten(2).permute(2, 0, 1)
+
+
+def _maps(z: Tensor, size: Size) -> Tensor:
+    """The inverse of ``_positions``, for maps of height and width ``size``."""
+    return z.permute(1, 2, 0).reshape(*z.shape[1:], *size)
+
+
+def _resize(y: Tensor, s: Tensor, old: Size, new: Size) -> tuple[Tensor, Tensor]:
+    """Targets (r, n, c) and weights (r, n) on a coarser map: means, of targets by their weights."""
+    weight = F.adaptive_avg_pool2d(_maps(s[..., None], old), new)
+    target = F.adaptive_avg_pool2d(_maps(s[..., None] * y, old), new) / weight.clamp(min=TINY)
+    return _positions(target), _positions(weight)[..., 0]
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of each position and mixture, (r, n)."""
+    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
+    return loss.view(logits.shape[:2])

@@ -1,0 +1,18 @@
+"""Manifold mixup (Verma et al., ICML 2019, arXiv 1806.05236)."""
+
+from dataclasses import dataclass
+
+from pydantic import PositiveFloat
+
+from mixbench.methods.mixup import Mixup
+
+
+@dataclass(frozen=True)
+class Manifold(Mixup):
+    """mixup of the images or of what leaves the first or second residual stage, drawn per batch.
+
+    The official code never draws the third stage, although it has a branch for it.
+    """
+
+    at: tuple[str, ...] = ("pixels", "layer1", "layer2")
+    alpha: PositiveFloat = 2.0

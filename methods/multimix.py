@@ -1,0 +1,44 @@
+"""MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.2)."""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from mixbench.methods import LinearMixer, Method, Probability, Range, dirichlet
+from mixbench.methods.mixup import Mixup
+
+
+@dataclass(frozen=True)
+class MultiMix(LinearMixer):
+    """Mix the embeddings of the whole batch into ``n`` random points of their convex hull.
+
+    p: the probability of doing so; the other batches take input mixup.
+    n: mixtures per batch.
+    m: examples per mixture, each a random subset; the whole batch if not given.
+    alpha: the range of the Dirichlet parameter, drawn uniformly for each mixture.
+    input_alpha: of input mixup's Beta; the paper does not give it, 2 is that of AlignMixup.
+    """
+
+    at: tuple[str, ...] = ("pool",)
+    p: Probability = 0.5
+    n: PositiveInt = 1000
+    m: PositiveInt | None = None
+    alpha: Range = (0.5, 2.0)
+    input_alpha: PositiveFloat = 2.0
+
+    def weights(self, b: int) -> Tensor:
+        return self.draw(b, 1)[0]
+
+    def draw(self, b: int, r: int) -> Tensor:
+        """Weights for ``r`` positions, (r, n, b), independent but for the subset of each mixture."""
+        m = min(self.m or b, b)
+        weights = dirichlet(torch.empty(r, self.n).uniform_(*self.alpha), m)
+        if m == b:
+            return weights
+        subset = torch.rand(self.n, b).argsort(1)[:, :m].expand(r, self.n, m)
+        return torch.zeros(r, self.n, b).scatter(2, subset, weights)
+
+    def otherwise(self) -> Method:
+        return Mixup(alpha=self.input_alpha)

@@ -1,0 +1,1 @@
+"""Runs, results and tables of the benchmark."""

@@ -1,0 +1,3 @@
+from mixbench.bench.cli import main
+
+main()

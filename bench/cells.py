@@ -1,0 +1,214 @@
+"""Runs and cells by name, and their files under results/.
+
+A run trains one method in one setting with one seed; a cell is one task asked of one run, and one
+JSON file. Files are written aside and renamed, so what is there is whole.
+"""
+
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from mixbench.bench.settings import Setting
+from mixbench.bench.spec import BadInput, parse, resolved
+from mixbench.methods import Method
+from mixbench.tasks import Task
+
+Record = dict[str, Any]
+
+
+class BadFile(UserWarning):
+    """A file under results/ that is not what its name says; it is treated as missing."""
+
+
+@cache
+def setting(text: str) -> Setting:
+    return Setting.parse(text)
+
+
+@cache
+def method(text: str) -> Method:
+    return parse(text, "mixbench.methods", Method)
+
+
+@cache
+def task(text: str) -> Task:
+    return parse(text, "mixbench.tasks", Task)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, by the canonical spellings of its setting and method."""
+
+    setting: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.setting}/{self.method}/{self.seed}"
+
+    def identity(self) -> Record:
+        """The run's name, and every parameter that it resolves to in this version."""
+        return {
+            "setting": self.setting,
+            "method": self.method,
+            "seed": self.seed,
+            "parameters": {
+                "setting": setting(self.setting).resolved(),
+                "method": resolved(method(self.method)),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task, by its canonical spelling, asked of one run."""
+
+    run: Run
+    task: str
+
+    def identity(self) -> Record:
+        """The same for a cell; the task's version is one of its parameters."""
+        run, asked = self.run.identity(), task(self.task)
+        parameters = run["parameters"] | {"task": resolved(asked) | {"version": asked.version}}
+        return run | {"task": self.task, "parameters": parameters}
+
+
+class Store:
+    """The results folder: RESULTS/<setting>/<method>/<seed>/<task>.json."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, run: Run) -> Path:
+        return self.root / run.setting / quote(run.method, safe=",=+") / str(run.seed)
+
+    def path(self, cell: Cell) -> Path:
+        return self.folder(cell.run) / f"{quote(cell.task, safe=',=+')}.json"
+
+    def read(self, cell: Cell) -> Record | None:
+        """The cell's record. One that is damaged, foreign or stale is warned of, and is None."""
+        path = self.path(cell)
+        try:
+            record: Record = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            problem = f"it can't be read ({error})"
+        else:
+            problem = mismatch(record, cell.identity()) or malformed(record, cell)
+        if problem:
+            warn(path, problem)
+            return None
+        return record
+
+    def missing(self, run: Run, tasks: Iterable[str]) -> list[str]:
+        """Those of the tasks that have no cell."""
+        return [task for task in tasks if self.read(Cell(run, task)) is None]
+
+    def publish(self, cell: Cell, record: Record) -> None:
+        with written_aside(self.path(cell)) as path:
+            path.write_text(json.dumps(record, indent=1) + "\n")
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Whether the run is this process's to work on; if so, until the block ends.
+
+        The claim is a lock of the operating system's, so it ends with the process that holds it.
+        """
+        self.folder(run).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._claim_path(run))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def claimed(self, run: Run) -> bool:
+        """Whether some process is at work on the run."""
+        if not self._claim_path(run).exists():
+            return False
+        with self.claim(run) as free:
+            return not free
+
+    def _claim_path(self, run: Run) -> Path:
+        return self.folder(run) / ".claim"
+
+    def check_writable(self) -> None:
+        """Raises BadInput if nothing can be written here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.root).close()
+        except OSError as error:
+            raise BadInput(
+                f"results folder {self.root} can't be written ({error.strerror}); "
+                "name another with --results"
+            ) from None
+
+
+def warn(path: Path, problem: str) -> None:
+    """Say that a file is treated as missing, and why."""
+    warnings.warn(f"{path} is treated as missing: {problem}", BadFile, stacklevel=2)
+
+
+def mismatch(record: object, identity: Mapping[str, Any]) -> str:
+    """How a record of a run or a cell differs from what its name stands for today; else ''.
+
+    A parameter that the record does not have is younger than it, and its default changes nothing.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("parameters"), dict):
+        return "it is no record of this project"
+    for key in identity.keys() - {"parameters"}:
+        if record.get(key) != identity[key]:
+            return f"it is a record of {key} {record.get(key)!r}"
+    old, new = _flat(record["parameters"]), _flat(identity["parameters"])
+    for key, value in old.items():
+        if key not in new or value != new[key]:
+            return f"it is stale: {key} was {value!r}, is {new.get(key)!r} today"
+    return ""
+
+
+def _flat(tree: object, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    leaves: dict[str, Any] = {}
+    for key, branch in tree.items():
+        leaves |= _flat(branch, f"{path}.{key}" if path else str(key))
+    return leaves
+
+
+def malformed(record: Record, cell: Cell) -> str:
+    """What keeps a record's metrics from being the numbers of this cell; else ''."""
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict):
+        return "it has no metrics"
+    for name in task(cell.task).metrics:
+        value = metrics.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return f"its {name} is {value!r}, not a number"
+    return ""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.aside")
+    yield aside
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,201 @@
+"""The command line. Torch is imported by the commands that need it, so that help comes at once."""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mixbench.bench.spec import BadInput, choose, find, names, resolved, write
+
+if TYPE_CHECKING:
+    from mixbench.bench.cells import Run, Store
+    from mixbench.bench.tables import Table
+
+Command = Callable[..., None]
+
+_folder = click.Path(file_okay=True, path_type=Path)
+
+
+@click.group()
+def cli() -> None:
+    """Train mixup methods, ask every trained network the same questions, print the tables.
+
+    METHOD is a spelling such as mixup,alpha=0.2 or, from a module of your own, mylab.newmix,cells=8;
+    it adds a row to the table.
+    """
+
+
+def _of_a_table(command: Command) -> Command:
+    """The arguments of every command about a table."""
+    for add in (
+        click.option("--results", type=_folder, default="results", help="Folder of results."),
+        click.option("--seeds", type=click.IntRange(min=1), help="How many seeds."),
+        click.argument("methods", metavar="[METHOD]...", nargs=-1),
+        click.argument("name", metavar="TABLE"),
+    ):
+        command = add(command)
+    return command
+
+
+@cli.command()
+@_of_a_table
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="How many runs at once.")
+@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is a GPU if it can.")
+@click.option(
+    "--data", type=_folder, default="data", envvar="MIXBENCH_DATA", help="Folder of datasets."
+)
+def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
+    """Fill what is missing of a table, then print it."""
+    from mixbench.bench.launch.local import Job, launch
+    from mixbench.bench.runs import Lab, check, pick_device
+
+    table, store = _table(**chosen)
+    lab = Lab(store, data, pick_device(device))
+    jobs_todo = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
+    if jobs_todo:
+        store.check_writable()
+        for first in {(job.run.setting, job.run.method): job.run for job in jobs_todo}.values():
+            check(first, lab)
+    failed = launch(jobs_todo, lab, jobs) if jobs_todo else {}
+    print(table.markdown(store), end="")
+    for lost, why in failed.items():
+        _complain(f"{lost} failed: {why}")
+    sys.exit(1 if failed else 0)
+
+
+@cli.command()
+@_of_a_table
+def todo(**chosen: Any) -> None:
+    """List the runs of a table that lack cells, and the tasks that they lack."""
+    table, store = _table(**chosen)
+    for run, tasks in table.todo(store):
+        print(f"{run}: {' '.join(tasks)}")
+
+
+@cli.command()
+@_of_a_table
+def status(**chosen: Any) -> None:
+    """Say of each run of a table how far it is."""
+    table, store = _table(**chosen)
+    count: Counter[str] = Counter()
+    for run in table.runs():
+        state = _state(run, table, store)
+        count[state.partition(":")[0]] += 1
+        print(f"{run}: {state}")
+    print(", ".join(f"{n} {state}" for state, n in count.items()))
+
+
+@cli.command()
+@_of_a_table
+@click.option("--format", "form", type=click.Choice(["markdown", "csv"]), default="markdown")
+@click.option("--out", type=_folder, help="A file to write it to.")
+def table(form: str, out: Path | None, **chosen: Any) -> None:
+    """Print a table from the cells that there are."""
+    from mixbench.bench.cells import written_aside
+
+    table, store = _table(**chosen)
+    text = table.markdown(store) if form == "markdown" else table.csv(store)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        with written_aside(out) as path:
+            path.write_text(text)
+    except OSError as error:
+        raise BadInput(f"{out} can't be written: {error.strerror}") from None
+
+
+@cli.command()
+def methods() -> None:
+    """List the methods, with their parameters."""
+    from mixbench.methods import Method
+
+    _describe("mixbench.methods", Method)
+
+
+@cli.command()
+def tasks() -> None:
+    """List the tasks, with their parameters."""
+    from mixbench.tasks import Task
+
+    _describe("mixbench.tasks", Task)
+
+
+@cli.command()
+def settings() -> None:
+    """List the settings, with their recipes."""
+    from mixbench.bench.settings import SETTINGS
+
+    for name, setting in SETTINGS.items():
+        print(f"{name}\n    {_parameters(setting.recipe)}")
+
+
+@cli.command()
+def tables() -> None:
+    """List the tables."""
+    from mixbench.bench.paper import TABLES
+
+    for name, table in TABLES.items():
+        print(f"{name}\n    {table.caption} {len(list(table.runs()))} runs.")
+
+
+def _table(
+    name: str, methods: Sequence[str], seeds: int | None, results: Path
+) -> tuple["Table", "Store"]:
+    """The table that the arguments stand for, and where its cells are."""
+    from mixbench.bench.cells import Store
+    from mixbench.bench.paper import TABLES
+
+    table = TABLES[choose(name, TABLES, "table")].add(*methods)
+    return replace(table, seeds=seeds or table.seeds), Store(results)
+
+
+def _state(run: "Run", table: "Table", store: "Store") -> str:
+    missing, folder = store.missing(run, table.tasks()), store.folder(run)
+    if not missing:
+        return "done"
+    if store.claimed(run):
+        return f"running: {', '.join(missing)} to come"
+    if (folder / "error.txt").exists():
+        return f"failed: {(folder / 'error.txt').read_text().splitlines()[-1]}"
+    begun = (folder / "checkpoint.pt").exists() or len(missing) < len(table.tasks())
+    return f"{'begun' if begun else 'waiting'}: {', '.join(missing)} missing"
+
+
+def _describe(package: str, base: type[Any]) -> None:
+    for name in names(package):
+        kind = find(name, package, base)
+        summary = (kind.__doc__ or "").partition("\n")[0]
+        print(f"{name}\n    {summary}")
+        if parameters := _parameters(kind()):
+            print(f"    {parameters}")
+
+
+def _parameters(thing: object) -> str:
+    return ",".join(f"{key}={write(getattr(thing, key))}" for key in resolved(thing))
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong ends in one line and exit code 2."""
+    sys.path.append(str(Path.cwd()))  # where a module of the user's own may lie
+    warnings.showwarning = lambda message, *_: _complain(str(message))
+    code = 2
+    try:
+        code = cli(standalone_mode=False) or 0
+    except BadInput as error:
+        _complain(str(error))
+    except click.ClickException as error:
+        _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted; what is done is kept")
+        code = 130
+    sys.exit(code)
+
+
+def _complain(line: str) -> None:
+    print(f"mixbench: {line}", file=sys.stderr)

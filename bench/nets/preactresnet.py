@@ -1,0 +1,93 @@
+"""The pre-activation ResNets of the mixup literature."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mixbench.methods import Net
+
+
+class Pixels(nn.Module):
+    """Normalise images (b, 3, h, w) that are in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Block(nn.Module):
+    """BN, ReLU, convolution, twice, and a shortcut.
+
+    As in the field's reference code, and unlike He et al. (arXiv 1603.05027), the shortcut starts
+    behind the first ReLU even where it is the identity.
+    """
+
+    def __init__(self, d_in: int, d_out: int, stride: int) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.BatchNorm2d(d_in), nn.ReLU())
+        self.residual = nn.Sequential(
+            nn.Conv2d(d_in, d_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(d_out),
+            nn.ReLU(),
+            nn.Conv2d(d_out, d_out, 3, padding=1, bias=False),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or d_in != d_out:
+            self.shortcut = nn.Conv2d(d_in, d_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        out: Tensor = self.residual(x) + self.shortcut(x)
+        return out
+
+
+def layer(d_in: int, d_out: int, blocks: int, stride: int) -> nn.Sequential:
+    """One residual stage; its first block changes width and resolution."""
+    rest = (Block(d_out, d_out, 1) for _ in range(blocks - 1))
+    return nn.Sequential(Block(d_in, d_out, stride), *rest)
+
+
+def preactresnet(
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    strides: Sequence[int],
+) -> Net:
+    """Four residual stages of ``blocks`` each, without a last BN and ReLU: features have a sign."""
+    layers = {
+        f"layer{i + 1}": layer(d_in, d_out, blocks, stride)
+        for i, (d_in, d_out, stride) in enumerate(
+            zip([widths[0], *widths], widths, strides, strict=False)
+        )
+    }
+    stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+    return Net(
+        pixels=Pixels(mean, std),
+        stem=nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU()),
+        **layers,
+        pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        head=nn.Linear(widths[-1], classes),
+    )
+
+
+def preactresnet18(classes: int, mean: Sequence[float], std: Sequence[float]) -> Net:
+    """The R-18 of the papers for 32 x 32 images: a last map of 512 x 4 x 4."""
+    widths, strides = (64, 128, 256, 512), (1, 2, 2, 2)
+    return preactresnet(classes, mean, std, widths=widths, blocks=2, strides=strides)
+
+
+def small(classes: int, mean: Sequence[float], std: Sequence[float]) -> Net:
+    """A narrow one for 8 x 8 images: a last map of 64 x 2 x 2."""
+    widths, strides = (16, 32, 64, 64), (1, 2, 2, 1)
+    return preactresnet(classes, mean, std, widths=widths, blocks=1, strides=strides)

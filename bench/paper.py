@@ -1,0 +1,28 @@
+"""The matrix: every table is declared here and nowhere else."""
+
+from mixbench.bench.spec import names
+from mixbench.bench.tables import Table
+
+METHODS = tuple(sorted(names("mixbench.methods"), key=lambda name: (name != "baseline", name)))
+TASKS = tuple(names("mixbench.tasks"))
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            name="quickstart",
+            caption="All methods and all tasks on scikit-learn's digits.",
+            settings=("digits/small",),
+            methods=METHODS,
+            columns=TASKS,
+        ),
+        Table(
+            name="cifar100",
+            caption="All methods and all tasks on CIFAR-100, by the recipe of the papers' Table 2.",
+            settings=("cifar100/preactresnet18",),
+            methods=METHODS,
+            columns=TASKS,
+            seeds=5,
+        ),
+    )
+}

@@ -1,0 +1,244 @@
+"""Training with resume, and asking tasks of what was trained."""
+
+import copy
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from mixbench.bench.cells import (
+    Cell,
+    Record,
+    Run,
+    Store,
+    method,
+    mismatch,
+    setting,
+    task,
+    warn,
+    written_aside,
+)
+from mixbench.bench.data import Data
+from mixbench.bench.nets import NETS
+from mixbench.bench.provenance import provenance
+from mixbench.bench.settings import Recipe
+from mixbench.bench.spec import BadInput
+from mixbench.methods import Net
+from mixbench.tasks import Trained
+from mixbench.tasks.classification import errors
+from mixbench.tasks.cost import peak_memory
+
+Report = Callable[[str, int, int], None]
+"""Called with what a run is at, and how many of how many epochs are done."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where runs happen: the results they are stored in, the folder of datasets, the device."""
+
+    store: Store
+    data: Path = Path("data")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    """A report that says nothing."""
+
+
+def fill(run: Run, tasks: Iterable[str], lab: Lab, report: Report = silent) -> bool:
+    """Ask the run those tasks that have no cell yet, training it first if need be.
+
+    False, with nothing done, if another process is at work on this run.
+    """
+    with lab.store.claim(run) as mine:
+        missing = lab.store.missing(run, tasks) if mine else []
+        if missing:
+            training = train(run, lab, report)
+            for name in missing:
+                report(name, len(training.epochs), len(training.epochs))
+                lab.store.publish(Cell(run, name), ask(name, training, lab))
+    return mine
+
+
+def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
+    """The run's training, taken up after the last epoch that its checkpoint holds.
+
+    The result is the same, to the bit, as that of a training that was never cut short.
+    """
+    path = lab.store.folder(run) / "checkpoint.pt"
+    with own_randomness(run.seed, lab.device):
+        training = Training(run, lab)
+        training.load(path)
+        total = setting(run.setting).recipe.epochs
+        report("training", len(training.epochs), total)
+        while len(training.epochs) < total:
+            training.epoch()
+            training.save(path)
+            report("training", len(training.epochs), total)
+    return training
+
+
+def ask(name: str, training: "Training", lab: Lab) -> Record:
+    """The record of one task, asked of a copy of what was trained."""
+    start = time.perf_counter()
+    with own_randomness(training.run.seed, lab.device):
+        metrics = task(name).evaluate(training.trained())
+    seconds = time.perf_counter() - start
+    for metric, value in metrics.items():
+        if not math.isfinite(value):
+            raise ArithmeticError(f"{name}: {metric} is {value}")
+    return Cell(training.run, name).identity() | {
+        "metrics": metrics,
+        "made": provenance(lab.device)
+        | {
+            "training_seconds": sum(epoch["seconds"] for epoch in training.epochs),
+            "task_seconds": seconds,
+            "peak_memory_bytes": peak_memory(lab.device),
+        },
+    }
+
+
+class Training:
+    """All that training changes: what a checkpoint holds."""
+
+    def __init__(self, run: Run, lab: Lab) -> None:
+        chosen = setting(run.setting)
+        self.run, self.device = run, lab.device
+        self.data = open_data(chosen.data, chosen.recipe, lab, run.seed)
+        net = build(chosen.net, self.data).to(lab.device)
+        self.objective = method(run.method).objective(net)
+        self.optimizer, self.schedule = optimizer(self.objective, chosen.recipe)
+        self.epochs: list[dict[str, float]] = []
+
+    def epoch(self) -> None:
+        """Train for one epoch, and note the test error after it."""
+        start, total = time.perf_counter(), torch.zeros((), device=self.device)
+        self.objective.train()
+        for x, y in self.data.epoch(len(self.epochs)):
+            loss = self.objective(x, y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        self.schedule.step()
+        if not total.isfinite():
+            raise ArithmeticError(f"the loss is {total.item()} in epoch {len(self.epochs) + 1}")
+        seconds = time.perf_counter() - start
+        scores = errors(self.objective.net.eval(), self.data.batches("test"))
+        self.epochs.append(scores | {"seconds": seconds})
+
+    def trained(self) -> Trained:
+        """A copy for a task to look at, and to do with as it likes."""
+        objective = copy.deepcopy(self.objective).eval()
+        return Trained(objective.net, objective, self.data, tuple(self.epochs))
+
+    def save(self, path: Path) -> None:
+        state = self.run.identity() | {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random_state(self.device),
+            "epochs": self.epochs,
+        }
+        with written_aside(path) as aside:
+            torch.save(state, aside)
+
+    def load(self, path: Path) -> None:
+        """Take up what a checkpoint holds, if there is one of this run."""
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch.load has no error of its own for a damaged file
+            warn(path, f"it can't be read ({type(error).__name__})")
+            return
+        if problem := mismatch(state, self.run.identity()):
+            warn(path, problem)
+            return
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epochs = state["epochs"]
+        set_random_state(state["random"], self.device)
+
+
+def check(run: Run, lab: Lab) -> None:
+    """Raises BadInput if the run can't be trained as it is spelled."""
+    chosen = setting(run.setting)
+    net = build(chosen.net, open_data(chosen.data, chosen.recipe, lab, run.seed))
+    for stage in getattr(method(run.method), "at", ()):
+        try:
+            net.split(stage)
+        except ValueError as error:
+            raise BadInput(f"{run.method}: {error}") from None
+
+
+def pick_device(text: str) -> torch.device:
+    """The device that ``text`` names; "auto" is a GPU if there is one. Raises BadInput."""
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"device {text!r} can't be used here: {reason}") from None
+    return device
+
+
+def open_data(name: str, recipe: Recipe, lab: Lab, seed: int) -> Data:
+    """The dataset of a setting on the lab's device. Raises BadInput if it does not fit."""
+    dataset = importlib.import_module(f"mixbench.bench.data.{name}").read(lab.data)
+    try:
+        dataset.check(recipe.batch)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from None
+    return Data(dataset.to(lab.device), recipe.batch, recipe.crop, recipe.flip, seed)
+
+
+def build(name: str, data: Data) -> Net:
+    """A new network of that name for the classes and pixels of a dataset."""
+    return NETS[name](data.classes, data.dataset.mean, data.dataset.std)
+
+
+def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[SGD, LRScheduler]:
+    """The recipe's optimizer, and its schedule, which steps once per epoch."""
+    sgd = SGD(
+        objective.parameters(),
+        recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    if recipe.schedule == "cosine":
+        return sgd, CosineAnnealingLR(sgd, recipe.epochs)
+    quarters = [-(-recipe.epochs * k // 4) for k in (1, 2, 3)]
+    return sgd, MultiStepLR(sgd, quarters)
+
+
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators, and leave them afterwards as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

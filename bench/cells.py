@@ -101,7 +101,7 @@ class Store:
         path = self.path(cell)
         try:
             record: Record = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             problem = f"it can't be read ({error})"

@@ -52,19 +52,21 @@ def silent(doing: str, done: int, total: int) -> None:
     """A report that says nothing."""
 
 
-def fill(run: Run, tasks: Iterable[str], lab: Lab, report: Report = silent) -> bool:
+def fill(run: Run, tasks: Iterable[str], lab: Lab, report: Report = silent) -> list[str] | None:
     """Ask the run those tasks that have no cell yet, training it first if need be.
 
-    False, with nothing done, if another process is at work on this run.
+    Returns the tasks that were asked; None if another process is at work on this run.
     """
     with lab.store.claim(run) as mine:
-        missing = lab.store.missing(run, tasks) if mine else []
+        if not mine:
+            return None
+        missing = lab.store.missing(run, tasks)
         if missing:
             training = train(run, lab, report)
             for name in missing:
                 report(name, len(training.epochs), len(training.epochs))
                 lab.store.publish(Cell(run, name), ask(name, training, lab))
-    return mine
+        return missing
 
 
 def train(run: Run, lab: Lab, report: Report = silent) -> "Training":

@@ -86,7 +86,7 @@ def override(default: T, settings: Sequence[str], text: str) -> T:
         if key in values:
             raise BadInput(f"{text}: {key} is given twice")
         try:
-            values[choose(key, known, "field")] = _read(value, hints[key])
+            values[key] = _read(value, hints[choose(key, known, "field")])
         except ValidationError as error:
             raise BadInput(f"{text}: {_explain(error, key, value)}") from None
         except BadInput as error:
@@ -96,7 +96,7 @@ def override(default: T, settings: Sequence[str], text: str) -> T:
 
 def _read(text: str, hint: Any) -> Any:
     adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-    return adapter.validate_strings(tuple(text.split("+")) if _is_tuple(hint) else text)
+    return adapter.validate_python(tuple(text.split("+")) if _is_tuple(hint) else text)
 
 
 def _is_tuple(hint: Any) -> bool:
@@ -106,8 +106,10 @@ def _is_tuple(hint: Any) -> bool:
 
 def _explain(error: ValidationError, key: str, value: str) -> str:
     problem = error.errors()[0]
+    if problem["type"] == "missing":
+        return f"{key} should be several values joined by +, not {value!r}"
     if problem["type"] == "predicate_failed":
-        rule = problem["msg"].split()[1].rpartition(".")[2].replace("_", " ")
+        rule = problem["msg"].split()[1].strip("'").rpartition(".")[2].replace("_", " ")
         return f"{key} should be {rule}, not {value!r}"
     return f"{key}: {problem['msg'].replace('Input should', 'it should')}, not {value!r}"
 

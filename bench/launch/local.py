@@ -20,6 +20,7 @@ from mixbench.bench.runs import Lab, fill
 from mixbench.bench.spec import BadInput
 
 POLL_SECONDS = 1.0
+DONE, DONE_ELSEWHERE = "done", "done by another process"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Pool:
                 return
             job = self.waiting.popleft()
             if not self.lab.store.missing(job.run, job.tasks):
-                self.show.end(str(job.run), "done by another process")
+                self.show.end(str(job.run), DONE_ELSEWHERE)
             elif self.lab.store.claimed(job.run):
                 self.waiting.append(job)
             else:
@@ -87,19 +88,21 @@ class Pool:
         job, process = self.working[pipe]
         try:
             kind, *content = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             process.join()
             kind, content = "failed", [f"its process ended with exit code {process.exitcode}"]
         if kind == "at":
             self.show.at(str(job.run), *content)
             return
         del self.working[pipe]
-        if kind == "busy":
-            self.waiting.append(job)
-            return
+        process.join()
         if kind == "failed":
             self.failed[job.run] = content[0]
-        self.show.end(str(job.run), kind if kind == "done" else f"failed: {content[0]}")
+            self.show.end(str(job.run), f"failed: {content[0]}")
+        elif kind == "filled":
+            self.show.end(str(job.run), DONE if content[0] else DONE_ELSEWHERE)
+        else:
+            self.waiting.append(job)
 
     def stop(self) -> None:
         for _, process in self.working.values():
@@ -111,13 +114,14 @@ def _work(pipe: Connection, job: Job, lab: Lab, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    log = lab.store.folder(job.run) / "error.txt"
     try:
-        done = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
-        pipe.send(("done" if done else "busy",))
+        filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
+        log.unlink(missing_ok=True)
+        pipe.send(("claimed",) if filled is None else ("filled", filled))
     except BadInput as error:
         pipe.send(("failed", str(error)))
     except Exception as error:  # whatever a method or a task of the user's own may raise
-        log = lab.store.folder(job.run) / "error.txt"
         log.write_text(traceback.format_exc())
         pipe.send(("failed", f"{type(error).__name__}: {error} (see {log})"))
 

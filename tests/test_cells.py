@@ -1,0 +1,152 @@
+"""Cells: what counts as one, what is said of a file that is none, and who may work on a run."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixbench.bench.cells import BadFile, Cell, Record, Run, Store, mismatch, written_aside
+from mixbench.bench.runs import Lab
+from mixbench.bench.spec import BadInput
+
+RUN = Run("digits/small", "mixup,alpha=0.2", 3)
+CELL = Cell(RUN, "robustness,steps=5")
+
+
+def record(**changes: Any) -> Record:
+    return CELL.identity() | {"metrics": {"fgsm": 1.5, "pgd": 2.5}} | changes
+
+
+def test_the_path_is_the_spelling(lab: Lab) -> None:
+    path = lab.store.path(CELL)
+    assert path == lab.store.root / "digits/small/mixup,alpha=0.2/3/robustness,steps=5.json"
+
+
+def test_a_spelling_with_slashes_stays_one_folder(lab: Lab) -> None:
+    folder = lab.store.folder(Run("digits/small", "mylab.mix,file=../../x", 0))
+    assert folder.parent.parent == lab.store.root / "digits/small"
+
+
+def test_what_is_published_is_read(lab: Lab) -> None:
+    assert lab.store.missing(RUN, [CELL.task]) == [CELL.task]
+    lab.store.publish(CELL, record())
+    assert lab.store.read(CELL) == record()
+    assert lab.store.missing(RUN, [CELL.task]) == []
+
+
+def test_a_record_resolves_every_parameter() -> None:
+    parameters = record()["parameters"]
+    assert parameters["method"] == {"at": ["pixels"], "p": 1.0, "alpha": 0.2}
+    assert parameters["setting"]["recipe"]["epochs"] == 15
+    assert parameters["task"]["steps"] == 5
+    assert parameters["task"]["version"] == 1
+
+
+def stale() -> Record:
+    parameters = json.loads(json.dumps(record()["parameters"]))
+    parameters["setting"]["recipe"]["lr"] = 0.3
+    return record(parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (json.dumps(record())[:-20], "it can't be read"),
+        ("", "it can't be read"),
+        ("[1, 2]", "it is no record of this project"),
+        (json.dumps({"hello": 1}), "it is no record of this project"),
+        (json.dumps(record(seed=4)), "it is a record of seed 4"),
+        (json.dumps(record(method="mixup")), "it is a record of method 'mixup'"),
+        (json.dumps(stale()), "it is stale: setting.recipe.lr was 0.3, is 0.1 today"),
+        (json.dumps(record(metrics={"fgsm": 1.0})), "its pgd is None, not a number"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": float("nan")})), "its pgd is nan"),
+        (json.dumps(record(metrics=None)), "it has no metrics"),
+    ],
+)
+def test_a_bad_file_is_named_and_missing(lab: Lab, text: str, why: str) -> None:
+    path = lab.store.path(CELL)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.warns(BadFile) as warned:
+        assert lab.store.read(CELL) is None
+    (warning,) = warned
+    assert str(warning.message).startswith(f"{path} is treated as missing: ")
+    assert why in str(warning.message)
+
+
+def test_a_folder_in_place_of_a_file_is_named_and_missing(lab: Lab) -> None:
+    lab.store.path(CELL).mkdir(parents=True)
+    with pytest.warns(BadFile, match="it can't be read"):
+        assert lab.store.read(CELL) is None
+
+
+def test_an_older_task_version_is_stale() -> None:
+    parameters = record()["parameters"]
+    old = record(parameters=parameters | {"task": parameters["task"] | {"version": 0}})
+    assert "task.version was 0, is 1" in mismatch(old, CELL.identity())
+
+
+def test_a_parameter_younger_than_the_record_does_not_make_it_stale() -> None:
+    parameters = json.loads(json.dumps(record()["parameters"]))
+    del parameters["setting"]["recipe"]["nesterov"]
+    assert mismatch(record(parameters=parameters), CELL.identity()) == ""
+
+
+def test_a_parameter_that_is_gone_makes_it_stale() -> None:
+    parameters = json.loads(json.dumps(record()["parameters"]))
+    parameters["method"]["flavour"] = "sweet"
+    assert "method.flavour" in mismatch(record(parameters=parameters), CELL.identity())
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with written_aside(path) as aside:
+        aside.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_claim_is_exclusive_and_ends(lab: Lab) -> None:
+    assert not lab.store.claimed(RUN)
+    with lab.store.claim(RUN) as first, lab.store.claim(RUN) as second:
+        assert (first, second) == (True, False)
+        assert lab.store.claimed(RUN)
+    with lab.store.claim(RUN) as again:
+        assert again
+
+
+def test_a_claim_ends_with_the_process_that_is_killed(lab: Lab) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from mixbench.bench.cells import Run, Store\n"
+        f"with Store(Path({str(lab.store.root)!r})).claim(Run{(RUN.setting, RUN.method, 3)}) as c:\n"
+        "    print(c, flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout and holder.stdout.readline() == "True\n"
+    assert lab.store.claimed(RUN)
+    holder.kill()
+    holder.wait()
+    assert not lab.store.claimed(RUN)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"file/results can't be written .* --results"):
+        Store(tmp_path / "file" / "results").check_writable()
+
+
+def test_reading_warns_of_nothing_when_all_is_well(lab: Lab) -> None:
+    lab.store.publish(CELL, record())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lab.store.read(CELL)

@@ -1,0 +1,137 @@
+"""The command line: what it prints, and how it refuses."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mixbench.bench import paper
+from mixbench.bench.cli import main
+from mixbench.bench.tables import Table
+
+TINY = Table(
+    name="tiny",
+    caption="A small table.",
+    settings=("digits/small,epochs=1",),
+    methods=("baseline", "mixup"),
+    columns=("classification:top1", "calibration"),
+    seeds=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stretched = replace(TINY, name="stretched", settings=("digits/small,epochs=1,batch=5000",))
+    cifar = replace(TINY, name="cifar", settings=("cifar100/preactresnet18,epochs=1",))
+    monkeypatch.setattr(paper, "TABLES", {t.name: t for t in (TINY, stretched, cifar)})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def mixbench(*arguments: str) -> int:
+    """The exit code of a command line."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["mixbench", *arguments])
+        main()
+    return int(end.value.code or 0)
+
+
+def test_a_table_is_run_told_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mixbench("todo", "tiny") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "digits/small,epochs=1/baseline/0: classification calibration",
+        "digits/small,epochs=1/mixup/0: classification calibration",
+    ]
+    assert mixbench("run", "tiny", "mixup,alpha=0.2", "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    assert "[3/3]" in out and "| mixup,alpha=0.2 |" in out
+    assert mixbench("todo", "tiny", "mixup,alpha=0.2") == 0
+    assert capsys.readouterr().out == ""
+    assert mixbench("table", "tiny", "mixup,alpha=0.20") == 0
+    printed = capsys.readouterr().out
+    assert out.endswith(printed)
+    assert mixbench("status", "tiny", "--seeds", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "digits/small,epochs=1/baseline/0: done"
+    assert lines[2].endswith("/baseline/1: waiting: classification, calibration missing")
+    assert lines[-1] == "2 done, 2 waiting"
+
+
+def test_a_table_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mixbench("table", "tiny", "--format", "csv", "--out", "deep/tiny.csv") == 0
+    assert (
+        tmp_path / "deep/tiny.csv"
+    ).read_text() == "table,setting,method,task,metric,seed,value\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, expected in (
+        ("methods", "multimix"),
+        ("tasks", "steps=20"),
+        ("settings", "cifar100/preactresnet18"),
+        ("tables", "tiny"),
+    ):
+        assert mixbench(command) == 0
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("run tiney", "no table 'tiney'; did you mean tiny"),
+        ("run tiny mixpu", "no method 'mixpu'; did you mean mixup"),
+        ("run tiny mixup,alpa=1", "no field 'alpa'; did you mean alpha"),
+        ("run tiny mixup,alpha=-1", "alpha: it should be greater than 0, not '-1'"),
+        ("run tiny mylab.newmix", "mylab.newmix can't be imported"),
+        ("run tiny manifold,at=layer9", "no stage 'layer9'"),
+        ("run tiny --results file", "results folder file can't be written"),
+        ("run tiny --device abacus", "device 'abacus' can't be used here"),
+        ("run tiny --jobs 0", "0 is not in the range x>=1"),
+        ("run tiny --seeds many", "'many' is not a valid integer"),
+        ("run stretched", "digits: 1297 training images can't fill a batch of 5000"),
+        ("run cifar --data nowhere", "nowhere/cifar-100-python/train is missing"),
+        ("table tiny --format latex", "'latex' is not one of"),
+        ("table tiny --out file/table.md", "file/table.md can't be written"),
+        ("tabel tiny", "No such command 'tabel'"),
+        ("table", "Missing argument 'TABLE'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert mixbench(*arguments.split()) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("mixbench: ") and why in line
+    assert printed.out == ""
+
+
+def test_a_bad_cell_is_named_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results/digits/small,epochs=1/mixup/0/classification.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert mixbench("todo", "tiny") == 0
+    printed = capsys.readouterr()
+    assert "/mixup/0: classification calibration" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("mixbench: results/digits/small,epochs=1/mixup/0/classification.json is")
+
+
+def test_help_imports_no_torch() -> None:
+    script = (
+        "import sys; sys.argv = ['mixbench', '--help']\n"
+        "from mixbench.bench.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "Commands:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"

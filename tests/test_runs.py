@@ -1,0 +1,248 @@
+"""Training: resumed to the bit, seeded alone, refused where it can't go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixbench.bench.cells import BadFile, Cell, Run, Store
+from mixbench.bench.runs import Lab, Training, ask, check, fill, optimizer, pick_device, train
+from mixbench.bench.settings import Recipe
+from mixbench.bench.spec import BadInput, names
+from mixbench.methods import Method, Net
+from mixbench.tasks import Trained
+
+SETTING = "digits/small,epochs=3"
+TASKS = ["classification", "calibration", "robustness,steps=2"]
+
+
+def weights(training: Training) -> list[Tensor]:
+    return [*training.objective.state_dict().values()]
+
+
+def cut_short(run: Run, lab: Lab, epochs: int) -> None:
+    """Train as far as some epoch, then fail."""
+
+    def report(doing: str, done: int, total: int) -> None:
+        if done == epochs:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(run, lab, report)
+
+
+@pytest.mark.parametrize("method", names("mixbench.methods"))
+def test_a_resumed_training_is_the_same_to_the_bit(method: str, tmp_path: Path) -> None:
+    run = Run(SETTING, method, 0)
+    whole = train(run, Lab(Store(tmp_path / "whole")))
+    parts = Lab(Store(tmp_path / "parts"))
+    cut_short(run, parts, 1)
+    cut_short(run, parts, 2)
+    resumed = train(run, parts)
+    assert all(a.equal(b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    for a, b in zip(whole.epochs, resumed.epochs, strict=True):
+        assert (a["top1"], a["top5"]) == (b["top1"], b["top5"])
+
+
+def test_training_leaves_the_callers_randomness_alone(lab: Lab) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    train(Run("digits/small,epochs=1", "mixup", 0), lab)
+    assert torch.rand(3).equal(expected)
+
+
+def test_seeds_differ_and_methods_share_their_start(lab: Lab) -> None:
+    starts = {}
+    for method, seed in (("baseline", 0), ("mixup", 0), ("baseline", 1)):
+        torch.manual_seed(seed)
+        starts[method, seed] = weights(Training(Run(SETTING, method, seed), lab))
+    same = zip(starts["baseline", 0], starts["mixup", 0], strict=True)
+    assert all(a.equal(b) for a, b in same)
+    assert not all(
+        a.equal(b) for a, b in zip(starts["baseline", 0], starts["baseline", 1], strict=True)
+    )
+
+
+def test_filling_fills_what_is_missing_and_only_that(lab: Lab) -> None:
+    run = Run("digits/small,epochs=1", "mixup", 0)
+    assert fill(run, TASKS[:1], lab) == TASKS[:1]
+    first = lab.store.path(Cell(run, TASKS[0])).read_text()
+    assert fill(run, TASKS, lab) == TASKS[1:]
+    assert lab.store.path(Cell(run, TASKS[0])).read_text() == first
+    assert lab.store.missing(run, TASKS) == []
+
+
+def test_a_record_says_what_made_it(lab: Lab) -> None:
+    run = Run("digits/small,epochs=1", "mixup", 0)
+    fill(run, TASKS[:1], lab)
+    record = json.loads(lab.store.path(Cell(run, TASKS[0])).read_text())
+    made = record["made"]
+    assert made["torch"] == torch.__version__
+    assert made["device"].startswith("cpu")
+    assert made["training_seconds"] > 0 and made["task_seconds"] > 0
+    assert made["peak_memory_bytes"] > 2**26
+    assert {"mixbench", "commit", "python", "time", "threads"} <= set(made)
+
+
+def test_a_claimed_run_is_left_alone(lab: Lab) -> None:
+    run = Run(SETTING, "mixup", 0)
+    with lab.store.claim(run):
+        assert fill(run, TASKS, lab) is None
+    assert lab.store.missing(run, TASKS) == TASKS
+
+
+def test_a_task_cannot_harm_the_next(lab: Lab) -> None:
+    training = train(Run("digits/small,epochs=1", "mixup", 0), lab)
+    before = ask("calibration", training, lab)["metrics"]
+    for parameter in training.trained().net.parameters():
+        parameter.data.zero_()
+    ask("cost,steps=1,warmup=1", training, lab)
+    assert ask("calibration", training, lab)["metrics"] == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+def test_a_damaged_checkpoint_is_named_and_training_starts_again(lab: Lab, damage: str) -> None:
+    run = Run("digits/small,epochs=1", "baseline", 0)
+    whole = train(run, lab)
+    path = lab.store.folder(run) / "checkpoint.pt"
+    if damage == "foreign":
+        torch.save({"hello": 1}, path)
+    else:
+        path.write_bytes(path.read_bytes()[: 1000 if damage == "truncated" else 0])
+    with pytest.warns(BadFile, match=r"checkpoint\.pt is treated as missing"):
+        again = train(run, lab)
+    assert all(a.equal(b) for a, b in zip(weights(whole), weights(again), strict=True))
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_up(lab: Lab) -> None:
+    one, other = (Run("digits/small,epochs=1", "baseline", seed) for seed in (0, 1))
+    train(one, lab)
+    path = lab.store.folder(other) / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes((lab.store.folder(one) / "checkpoint.pt").read_bytes())
+    with pytest.warns(BadFile, match="it is a record of seed 0"):
+        train(other, lab)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(lab: Lab) -> None:
+    @dataclass(frozen=True)
+    class Explode(Method):
+        def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+            return super().loss(net, x, y) * torch.inf
+
+    training = Training(Run(SETTING, "baseline", 0), lab)
+    training.objective.method = Explode()
+    with pytest.raises(ArithmeticError, match=r"the loss is (inf|nan) in epoch 1"):
+        training.epoch()
+
+
+def test_a_metric_that_is_not_finite_is_not_published(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mixbench.tasks.calibration import Calibration
+
+    def evaluate(self: Calibration, trained: Trained) -> dict[str, float]:
+        return {"ece": float("nan"), "nll": 0.0, "brier": 0.0}
+
+    monkeypatch.setattr(Calibration, "evaluate", evaluate)
+    run = Run("digits/small,epochs=1", "baseline", 0)
+    with pytest.raises(ArithmeticError, match="calibration: ece is nan"):
+        fill(run, ["calibration"], lab)
+    assert not lab.store.path(Cell(run, "calibration")).exists()
+
+
+def rates(recipe: Recipe) -> list[float]:
+    sgd, schedule = optimizer(torch.nn.Linear(1, 1), recipe)
+    seen = []
+    for _ in range(recipe.epochs):
+        seen.append(round(sgd.param_groups[0]["lr"], 6))
+        sgd.step()
+        schedule.step()
+    return seen
+
+
+def test_the_step_schedule_divides_by_ten_after_each_quarter() -> None:
+    assert rates(Recipe(epochs=8)) == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001]
+    assert rates(Recipe(epochs=1)) == [0.1]
+    assert rates(Recipe(epochs=2)) == [0.1, 0.001]
+
+
+def test_the_cosine_schedule_falls_to_zero() -> None:
+    seen = rates(Recipe(epochs=4, schedule="cosine"))
+    assert seen == [0.1, 0.085355, 0.05, 0.014645]
+
+
+@pytest.mark.parametrize(
+    ("setting", "method", "why"),
+    [
+        (
+            "digits/small,batch=2000",
+            "mixup",
+            "digits: 1297 training images can't fill a batch of 2000",
+        ),
+        ("digits/small", "manifold,at=pixels+layer9", "no stage 'layer9'; it has pixels, stem"),
+        ("cifar100/preactresnet18", "mixup", r"train is missing; .* --data"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_starts(
+    lab: Lab, setting: str, method: str, why: str
+) -> None:
+    with pytest.raises(BadInput, match=why):
+        check(Run(setting, method, 0), lab)
+
+
+def test_devices_are_picked_or_refused() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in {"cpu", "cuda"}
+    for wrong in ("gpu", "cuda:99", "cpu:x"):
+        with pytest.raises(BadInput, match=f"device '{wrong}' can't be used here") as error:
+            pick_device(wrong)
+        assert "\n" not in str(error.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mixbench.bench.cells import Run, Store
+from mixbench.bench.runs import Lab, Training, fill
+torch.set_num_threads(1)
+step = 0
+plain = torch.optim.SGD.step
+def counted(self, *args, **kwargs):
+    global step
+    step += 1
+    if step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *args, **kwargs)
+torch.optim.SGD.step = counted
+fill(Run({setting!r}, "multimix", 0), {tasks!r}, Lab(Store(Path(sys.argv[1]))))
+"""
+
+
+def test_a_killed_run_loses_an_epoch_at_most_and_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    script = KILLED.format(setting=SETTING, tasks=TASKS)
+    killed, whole = Lab(Store(tmp_path / "killed")), Lab(Store(tmp_path / "whole"))
+    run, done = Run(SETTING, "multimix", 0), []
+    for step in (7, 25, 18):  # in the first epoch, in the second, in the second again
+        command = [sys.executable, "-c", script, str(killed.store.root), str(step)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert not killed.store.claimed(run)
+        training = Training(run, killed)
+        training.load(killed.store.folder(run) / "checkpoint.pt")
+        done.append(len(training.epochs))
+    assert done == [0, 1, 1]
+    assert fill(run, TASKS, killed) and fill(run, TASKS, whole)
+    for task in TASKS:
+        one, other = (lab.store.read(Cell(run, task)) for lab in (killed, whole))
+        assert one and other
+        assert one["metrics"] == other["metrics"]
+    assert os.listdir(killed.store.folder(run)).count("checkpoint.pt") == 1

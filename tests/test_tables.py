@@ -1,0 +1,151 @@
+"""Tables: goldens made by hand, and the declarations."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixbench.bench.cells import Cell, Run, Store
+from mixbench.bench.paper import TABLES
+from mixbench.bench.settings import Setting
+from mixbench.bench.spec import canonical, names
+from mixbench.bench.tables import EPOCH_RULE, Table
+from mixbench.methods import Method
+from mixbench.tasks import Task
+
+TABLE = Table(
+    name="tiny",
+    caption="A caption.",
+    settings=("digits/small",),
+    methods=("baseline", "mixup", "cutmix", "manifold"),
+    columns=("robustness", "classification:top1"),
+    seeds=3,
+)
+
+
+def put(store: Store, method: str, seed: int, task: str, metrics: dict[str, float]) -> None:
+    cell = Cell(Run("digits/small", method, seed), task)
+    store.publish(cell, cell.identity() | {"metrics": metrics})
+
+
+def top1(value: float) -> dict[str, float]:
+    others = ("top1_best", "top1_median", "top5", "top5_best", "top5_median")
+    return {"top1": value} | dict.fromkeys(others, 0.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path)
+    for seed, pgd in enumerate((1.0, 2.0, 3.0)):
+        put(store, "baseline", seed, "robustness", {"fgsm": 50.0, "pgd": pgd})
+        put(store, "mixup", seed, "robustness", {"fgsm": 40.0, "pgd": 2.004})
+        put(store, "cutmix", seed, "robustness", {"fgsm": 60.0, "pgd": 4.0})
+    put(store, "baseline", 0, "classification", top1(1.0))
+    put(store, "baseline", 1, "classification", top1(2.0))
+    put(store, "mixup", 2, "classification", top1(1.0))
+    return store
+
+
+def test_markdown_golden(store: Store) -> None:
+    assert TABLE.markdown(store) == (
+        "| method   |    FGSM error, % |    PGD error, % |    top-1 error, % |\n"
+        "| -------- | ---------------: | --------------: | ----------------: |\n"
+        "| baseline |   *50.00 ± 0.00* | **2.00 ± 1.00** | *1.50 ± 0.71 (2)* |\n"
+        "| mixup    | **40.00 ± 0.00** | **2.00 ± 0.00** |      **1.00 (1)** |\n"
+        "| cutmix   |     60.00 ± 0.00 |   *4.00 ± 0.00* |                 - |\n"
+        "| manifold |                - |               - |                 - |\n"
+        "\n"
+        "A caption. Setting: `digits/small`. Mean ± standard deviation over n = 3 seeds (n of a cell "
+        "that has fewer in brackets), best in bold, second best in italics, missing as -. "
+        f"{EPOCH_RULE}\n"
+    )
+
+
+def test_csv_golden(store: Store) -> None:
+    lines = TABLE.csv(store).splitlines()
+    assert lines[0] == "table,setting,method,task,metric,seed,value"
+    assert lines[1:6] == [
+        "tiny,digits/small,baseline,robustness,fgsm,0,50.0",
+        "tiny,digits/small,baseline,robustness,pgd,0,1.0",
+        "tiny,digits/small,baseline,classification,top1,0,1.0",
+        "tiny,digits/small,baseline,classification,top1_best,0,0.0",
+        "tiny,digits/small,baseline,classification,top1_median,0,0.0",
+    ]
+    assert len(lines) == 1 + 9 * 2 + 3 * 6
+
+
+def test_an_empty_table_prints_what_is_missing(tmp_path: Path) -> None:
+    text = TABLE.markdown(Store(tmp_path / "nowhere"))
+    assert text.count("|             - |") == 4
+    assert not (tmp_path / "nowhere").exists()
+    assert TABLE.csv(Store(tmp_path)) == "table,setting,method,task,metric,seed,value\n"
+
+
+def test_higher_is_better_where_the_metric_says_so_and_neither_is_never_marked(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    for method, speed in (("baseline", 900.0), ("mixup", 800.0), ("cutmix", 700.0)):
+        put(store, method, 0, "cost", {"speed": speed, "memory": 100.0, "terms": 64.0})
+    table = Table("t", "", ("digits/small",), ("baseline", "mixup", "cutmix"), ("cost",), seeds=1)
+    assert table.markdown(store).splitlines()[2:5] == [
+        "| baseline |           **900** |          **100** |                   64 |",
+        "| mixup    |             *800* |          **100** |                   64 |",
+        "| cutmix   |               700 |          **100** |                   64 |",
+    ]
+
+
+def test_a_table_over_settings_says_which_column_is_of_which(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    cell = Cell(Run("digits/small,epochs=2", "mixup", 0), "classification")
+    store.publish(cell, cell.identity() | {"metrics": top1(3.0)})
+    two = ("digits/small", "digits/small,epochs=2")
+    table = Table("t", "", two, ("mixup",), ("classification:top1",), seeds=1)
+    head, _, row = table.markdown(store).splitlines()[:3]
+    assert (
+        "digits/small: top-1 error, %" in head and "digits/small,epochs=2: top-1 error, %" in head
+    )
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "**3.00**"]
+
+
+def test_a_bad_cell_is_warned_of_and_printed_as_missing(store: Store) -> None:
+    cell = Cell(Run("digits/small", "mixup", 2), "classification")
+    store.path(cell).write_text("{")
+    with pytest.warns(UserWarning, match="is treated as missing"):
+        text = TABLE.markdown(store)
+    (row,) = (line for line in text.splitlines() if line.startswith("| mixup "))
+    assert row.split("|")[-2].strip() == "-"
+
+
+def test_todo_lists_each_run_with_the_tasks_that_it_lacks(store: Store) -> None:
+    todo = {str(run): tasks for run, tasks in TABLE.todo(store)}
+    assert todo["digits/small/baseline/2"] == ["classification"]
+    assert todo["digits/small/manifold/0"] == ["robustness", "classification"]
+    assert "digits/small/baseline/0" not in todo
+    assert len(todo) == 12 - 3
+
+
+def test_adding_rows_adds_each_once_and_canonically() -> None:
+    more = TABLE.add("mixup,alpha=1.0", "mixup,alpha=0.20", "mixup,alpha=0.2")
+    assert more.methods == (*TABLE.methods, "mixup,alpha=0.2")
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_declared_table_is_spelled_canonically_and_has_its_columns(name: str) -> None:
+    table: Table = TABLES[name]
+    assert table.name == name
+    for method in table.methods:
+        assert canonical(method, "mixbench.methods", Method) == method
+    for task in table.tasks():
+        assert canonical(task, "mixbench.tasks", Task) == task
+    for setting in table.settings:
+        assert str(Setting.parse(setting)) == setting
+    for column in table.each_column():
+        assert column.rule.title
+
+
+def test_the_quickstart_has_all_methods_and_all_tasks() -> None:
+    quickstart: Any = TABLES["quickstart"]
+    assert set(quickstart.methods) == set(names("mixbench.methods"))
+    assert set(quickstart.tasks()) == set(names("mixbench.tasks"))
+    assert quickstart.methods[0] == "baseline"

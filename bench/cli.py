@@ -44,7 +44,12 @@ def _of_a_table(command: Command) -> Command:
 
 @cli.command()
 @_of_a_table
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="How many runs at once.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    help="How many runs at once, each on one CPU thread.",
+)
 @click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is a GPU if it can.")
 @click.option(
     "--data", type=_folder, default="data", envvar="MIXBENCH_DATA", help="Folder of datasets."
@@ -56,12 +61,11 @@ def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
 
     table, store = _table(**chosen)
     lab = Lab(store, data, pick_device(device))
-    jobs_todo = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
-    if jobs_todo:
+    missing = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
+    if missing:
         store.check_writable()
-        for first in {(job.run.setting, job.run.method): job.run for job in jobs_todo}.values():
-            check(first, lab)
-    failed = launch(jobs_todo, lab, jobs) if jobs_todo else {}
+        check((job.run for job in missing), lab)
+    failed = launch(missing, lab, jobs) if missing else {}
     print(table.markdown(store), end="")
     for lost, why in failed.items():
         _complain(f"{lost} failed: {why}")

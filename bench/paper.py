@@ -4,7 +4,7 @@ from mixbench.bench.spec import names
 from mixbench.bench.tables import Table
 
 METHODS = tuple(sorted(names("mixbench.methods"), key=lambda name: (name != "baseline", name)))
-TASKS = tuple(names("mixbench.tasks"))
+TASKS = tuple(sorted(names("mixbench.tasks"), key=lambda name: (name != "classification", name)))
 
 TABLES = {
     table.name: table

@@ -171,15 +171,25 @@ class Training:
         set_random_state(state["random"], self.device)
 
 
-def check(run: Run, lab: Lab) -> None:
-    """Raises BadInput if the run can't be trained as it is spelled."""
-    chosen = setting(run.setting)
-    net = build(chosen.net, open_data(chosen.data, chosen.recipe, lab, run.seed))
-    for stage in getattr(method(run.method), "at", ()):
+def check(runs: Iterable[Run], lab: Lab) -> None:
+    """Raises BadInput if any of the runs can't be trained as it is spelled."""
+    methods: dict[str, set[str]] = {}
+    for run in runs:
+        methods.setdefault(run.setting, set()).add(run.method)
+    for name, spellings in methods.items():
+        chosen = setting(name)
+        net = build(chosen.net, open_data(chosen.data, chosen.recipe, lab, seed=0))
+        for spelling in sorted(spellings):
+            check_stages(spelling, net)
+
+
+def check_stages(spelling: str, net: Net) -> None:
+    """Raises BadInput if a method would mix at a stage that the network does not have."""
+    for stage in getattr(method(spelling), "at", ()):
         try:
             net.split(stage)
         except ValueError as error:
-            raise BadInput(f"{run.method}: {error}") from None
+            raise BadInput(f"{spelling}: {error}") from None
 
 
 def pick_device(text: str) -> torch.device:

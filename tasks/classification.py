@@ -32,7 +32,7 @@ class Classification(Task):
         "top1": Metric("top-1 error, %", "lower"),
         "top1_best": Metric("top-1 error, %, best epoch", "lower", main=False),
         "top1_median": Metric("top-1 error, %, median of last 10 epochs", "lower", main=False),
-        "top5": Metric("top-5 error, %", "lower"),
+        "top5": Metric("top-5 error, %", "lower", main=False),
         "top5_best": Metric("top-5 error, %, best epoch", "lower", main=False),
         "top5_median": Metric("top-5 error, %, median of last 10 epochs", "lower", main=False),
     }

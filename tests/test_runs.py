@@ -196,7 +196,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
     lab: Lab, setting: str, method: str, why: str
 ) -> None:
     with pytest.raises(BadInput, match=why):
-        check(Run(setting, method, 0), lab)
+        check([Run(setting, method, 0)], lab)
 
 
 def test_devices_are_picked_or_refused() -> None:

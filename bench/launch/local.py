@@ -77,8 +77,7 @@ class Pool:
 
     def start(self, job: Job) -> None:
         here, there = self.context.Pipe()
-        threads = max(1, _cores() // self.at_once)
-        process = self.context.Process(target=_work, args=(there, job, self.lab, threads))
+        process = self.context.Process(target=_work, args=(there, job, self.lab))
         process.start()
         there.close()
         self.working[here] = job, process
@@ -109,11 +108,11 @@ class Pool:
             process.kill()
 
 
-def _work(pipe: Connection, job: Job, lab: Lab, threads: int) -> None:
+def _work(pipe: Connection, job: Job, lab: Lab) -> None:
     """Fill a job's cells, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # so that numbers don't depend on how many runs there are at once
     log = lab.store.folder(job.run) / "error.txt"
     try:
         filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
@@ -142,7 +141,3 @@ def _context(datasets: Iterable[str]) -> Any:
     modules += ["mixbench.bench.launch.local", "torch._dynamo"]  # torch.optim would import it later
     context.set_forkserver_preload(modules)
     return context
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich import progress as bars
+from rich import progress as rich_progress
 from rich.console import Console
 
 QUIET_SECONDS = 30
@@ -49,20 +49,20 @@ class LiveProgress(Progress):
 
     def __init__(self, total: int, console: Console) -> None:
         super().__init__(total)
-        self._bars = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
+        self.bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._all = self._bars.add_task("runs", total=total)
-        self._each: dict[str, bars.TaskID] = {}
+        self._all = self.bars.add_task("runs", total=total)
+        self._each: dict[str, rich_progress.TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(
@@ -71,20 +71,21 @@ class LiveProgress(Progress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        self.bars.stop()
 
     def at(self, run: str, doing: str, done: int, total: int) -> None:
-        bar = self._each.setdefault(run, self._bars.add_task(run, total=total))
-        self._bars.update(bar, completed=done, description=f"{run} [dim]{doing}[/]")
+        if run not in self._each:
+            self._each[run] = self.bars.add_task(run, total=total)
+        self.bars.update(self._each[run], completed=done, description=f"{run}: {doing}")
 
     def end(self, run: str, outcome: str) -> None:
         if run in self._each:
-            self._bars.remove_task(self._each.pop(run))
-        self._bars.advance(self._all)
+            self.bars.remove_task(self._each.pop(run))
+        self.bars.advance(self._all)
         super().end(run, outcome)
 
     def say(self, line: str) -> None:
-        self._bars.console.print(line, markup=False, highlight=False)
+        self.bars.console.print(line, markup=False, highlight=False)
 
 
 def progress(total: int) -> Progress:

@@ -29,7 +29,7 @@ from mixbench.bench.data import Data
 from mixbench.bench.nets import NETS
 from mixbench.bench.provenance import provenance
 from mixbench.bench.settings import Recipe
-from mixbench.bench.spec import BadInput
+from mixbench.bench.spec import BadInput, one_line
 from mixbench.methods import Net
 from mixbench.tasks import Trained
 from mixbench.tasks.classification import errors
@@ -74,17 +74,29 @@ def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
 
     The result is the same, to the bit, as that of a training that was never cut short.
     """
-    path = lab.store.folder(run) / "checkpoint.pt"
+    path, total = lab.store.folder(run) / "checkpoint.pt", setting(run.setting).recipe.epochs
     with own_randomness(run.seed, lab.device):
-        training = Training(run, lab)
-        training.load(path)
-        total = setting(run.setting).recipe.epochs
+        training = resume(run, lab, path)
         report("training", len(training.epochs), total)
         while len(training.epochs) < total:
             training.epoch()
             training.save(path)
             report("training", len(training.epochs), total)
     return training
+
+
+def resume(run: Run, lab: Lab, path: Path) -> "Training":
+    """The training that a checkpoint holds; a new one if there is none, or it does not fit."""
+    if path.exists():
+        training = Training(run, lab)
+        try:
+            training.load(path)
+        except Exception as error:  # a damaged file can raise anything
+            warn(path, one_line(error))
+        else:
+            return training
+    torch.manual_seed(run.seed)
+    return Training(run, lab)
 
 
 def ask(name: str, training: "Training", lab: Lab) -> Record:
@@ -153,17 +165,10 @@ class Training:
             torch.save(state, aside)
 
     def load(self, path: Path) -> None:
-        """Take up what a checkpoint holds, if there is one of this run."""
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch.load has no error of its own for a damaged file
-            warn(path, f"it can't be read ({type(error).__name__})")
-            return
+        """Take up what a checkpoint holds. Raises BadInput if it is not this run's."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
         if problem := mismatch(state, self.run.identity()):
-            warn(path, problem)
-            return
+            raise BadInput(problem)
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -23,6 +23,12 @@ class BadInput(ValueError):
     """One line for the user: what is wrong, and what would be right."""
 
 
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, after its kind if that is not for the user."""
+    said = (str(error).splitlines() or [""])[0]
+    return said if isinstance(error, BadInput) else f"{type(error).__name__}: {said}"
+
+
 def choose(name: str, among: Iterable[str], what: str) -> str:
     """``name`` itself. Raises BadInput, with the nearest names, if it is not ``among`` them."""
     known = sorted(among)
@@ -65,7 +71,7 @@ def _import(name: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever a module of the user's own may raise
-        raise BadInput(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+        raise BadInput(f"{name} can't be imported: {one_line(error)}") from error
 
 
 def parse(text: str, package: str, base: type[T]) -> T:

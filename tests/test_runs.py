@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from mixbench.bench.cells import BadFile, Cell, Run, Store
-from mixbench.bench.runs import Lab, Training, ask, check, fill, optimizer, pick_device, train
+from mixbench.bench.runs import (
+    Lab,
+    Training,
+    ask,
+    check,
+    fill,
+    optimizer,
+    pick_device,
+    resume,
+    train,
+)
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, names
 from mixbench.methods import Method, Net
@@ -108,13 +118,17 @@ def test_a_task_cannot_harm_the_next(lab: Lab) -> None:
     assert ask("calibration", training, lab)["metrics"] == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "another network's"])
 def test_a_damaged_checkpoint_is_named_and_training_starts_again(lab: Lab, damage: str) -> None:
     run = Run("digits/small,epochs=1", "baseline", 0)
     whole = train(run, lab)
     path = lab.store.folder(run) / "checkpoint.pt"
     if damage == "foreign":
         torch.save({"hello": 1}, path)
+    elif damage == "another network's":
+        state = torch.load(path)
+        del state["objective"]["net.head.bias"]
+        torch.save(state, path)
     else:
         path.write_bytes(path.read_bytes()[: 1000 if damage == "truncated" else 0])
     with pytest.warns(BadFile, match=r"checkpoint\.pt is treated as missing"):
@@ -236,9 +250,8 @@ def test_a_killed_run_loses_an_epoch_at_most_and_ends_with_the_same_numbers(tmp_
         command = [sys.executable, "-c", script, str(killed.store.root), str(step)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert not killed.store.claimed(run)
-        training = Training(run, killed)
-        training.load(killed.store.folder(run) / "checkpoint.pt")
-        done.append(len(training.epochs))
+        path = killed.store.folder(run) / "checkpoint.pt"
+        done.append(len(resume(run, killed, path).epochs))
     assert done == [0, 1, 1]
     assert fill(run, TASKS, killed) and fill(run, TASKS, whole)
     for task in TASKS:

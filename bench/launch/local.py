@@ -17,7 +17,7 @@ import torch
 from mixbench.bench.cells import Run, setting
 from mixbench.bench.launch.progress import Progress, progress
 from mixbench.bench.runs import Lab, fill
-from mixbench.bench.spec import BadInput
+from mixbench.bench.spec import BadInput, one_line
 
 POLL_SECONDS = 1.0
 DONE, DONE_ELSEWHERE = "done", "done by another process"
@@ -122,7 +122,7 @@ def _work(pipe: Connection, job: Job, lab: Lab) -> None:
         pipe.send(("failed", str(error)))
     except Exception as error:  # whatever a method or a task of the user's own may raise
         log.write_text(traceback.format_exc())
-        pipe.send(("failed", f"{type(error).__name__}: {error} (see {log})"))
+        pipe.send(("failed", f"{one_line(error)} (see {log})"))
 
 
 def _end_with_parent() -> None:

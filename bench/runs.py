@@ -185,16 +185,10 @@ def check(runs: Iterable[Run], lab: Lab) -> None:
         chosen = setting(name)
         net = build(chosen.net, open_data(chosen.data, chosen.recipe, lab, seed=0))
         for spelling in sorted(spellings):
-            check_stages(spelling, net)
-
-
-def check_stages(spelling: str, net: Net) -> None:
-    """Raises BadInput if a method would mix at a stage that the network does not have."""
-    for stage in getattr(method(spelling), "at", ()):
-        try:
-            net.split(stage)
-        except ValueError as error:
-            raise BadInput(f"{spelling}: {error}") from None
+            try:
+                method(spelling).check(net)
+            except ValueError as error:
+                raise BadInput(f"{spelling}: {error}") from None
 
 
 def pick_device(text: str) -> torch.device:

@@ -2,7 +2,7 @@
 
 from mixbench.methods._base import LinearMixer, Method, Mixer, Net, Objective, affine
 from mixbench.methods._fields import Probability, Range
-from mixbench.methods._ops import beta, dirichlet, pairs, partners
+from mixbench.methods._ops import beta, dirichlet, full_precision, pairs, partners
 
 __all__ = [
     "LinearMixer",
@@ -15,6 +15,7 @@ __all__ = [
     "affine",
     "beta",
     "dirichlet",
+    "full_precision",
     "pairs",
     "partners",
 ]

@@ -50,6 +50,9 @@ class Method:
         """
         return F.cross_entropy(net(x), y)
 
+    def check(self, net: Net) -> None:
+        """Raises ValueError, which says why, if the method can't be applied to the network."""
+
     def objective(self, net: Net) -> "Objective":
         """The module that is trained; override it to add state, such as a teacher."""
         return Objective(self, net)
@@ -91,7 +94,12 @@ class Mixer(Method):
                 return self.mixed_loss(net, x, y)
             return self.otherwise().loss(net, x, y)
 
+    def check(self, net: Net) -> None:
+        for stage in self.at:
+            net.split(stage)
+
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, a scalar, of a batch that is mixed; arguments as for ``loss``."""
         below, above = net.split(self.stage(net))
         z, y = self.mix(below(x), y)
         return F.cross_entropy(above(z), y)

@@ -1,8 +1,17 @@
-"""The few random draws that methods share. All are made on torch's current default device."""
+"""The few operations that methods share. Draws are made on torch's current default device."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast, on a device that has it."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def chance(p: float) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbench.methods import Net, affine
+from mixbench.methods import Net, affine, full_precision
 from mixbench.methods.multimix import MultiMix
 
 TINY = 1e-12
@@ -32,21 +32,33 @@ class DenseMultiMix(MultiMix):
     detach: bool = True
     reduction: Literal["mean", "sum", "global"] = "mean"
 
+    def check(self, net: Net) -> None:
+        trunk, _ = net.split("layer4")
+        for stage in self.at:
+            trunk.split(stage)
+        if self.attention == "cam" and self.at != ("layer4",):
+            raise ValueError("attention=cam needs the map that the classifier sees: at=layer4")
+
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         trunk, _ = net.split("layer4")
-        below, above = trunk.split(self.stage(trunk))
+        below, above = trunk.split(self.stage(net))
         z = below(x)
-        a = self.attend(z.flatten(2), y, net.head)
-        w = self.draw(len(x), a.shape[1]).to(a) * a.T[:, None]  # r n b
+        with full_precision(z.device):  # half precision would lose TINY
+            return self.dense_loss(z.to(torch.promote_types(z.dtype, y.dtype)), y, above, net.head)
+
+    def dense_loss(self, z: Tensor, y: Tensor, above: Net, head: nn.Module) -> Tensor:
+        """The loss of features (b, d, h, w), with the stages between them and the pool."""
+        a = self.attend(z.flatten(2), y, head)
+        w = self.draw(len(z), a.shape[1]).to(a) * a.T[:, None]  # r n b
         s = w.sum(2)  # r n
         w = w / s.clamp(min=TINY)[..., None]
         target = w @ y.to(w)  # r n c
-        if not len(above) and affine(net.head):  # rows of w sum to one wherever s is not zero
-            logits = w @ net.head(_positions(z))
+        if not len(above) and affine(head):  # rows of w sum to one wherever s is not zero
+            logits = w @ head(_positions(z))
         else:
             mixed = above(_maps(w @ _positions(z), _size(z)))
             target, s = _resize(target, s, _size(z), _size(mixed))
-            logits = net.head(_positions(mixed))
+            logits = head(_positions(mixed))
         return self.reduce(_cross_entropy(logits, target), s)
 
     def attend(self, z: Tensor, y: Tensor, head: nn.Module) -> Tensor:
@@ -78,7 +90,7 @@ def _class_weights(head: nn.Module, d: int) -> Tensor:
     """The (c, d) weights of the classifier."""
     if isinstance(head, nn.Linear) and head.in_features == d:
         return head.weight
-    raise ValueError("attention=cam needs a linear head and the map that it was made for: layer4")
+    raise ValueError(f"attention=cam needs a linear head for {d} features, not {head}")
 
 
 def _size(z: Tensor) -> Size:

@@ -203,6 +203,16 @@ def test_the_cosine_schedule_falls_to_zero() -> None:
             "digits: 1297 training images can't fill a batch of 2000",
         ),
         ("digits/small", "manifold,at=pixels+layer9", "no stage 'layer9'; it has pixels, stem"),
+        (
+            "digits/small",
+            "densemultimix,at=pool",
+            "no stage 'pool'; it has pixels, stem, .* layer4$",
+        ),
+        (
+            "digits/small",
+            "densemultimix,at=layer3,attention=cam",
+            "attention=cam needs .* at=layer4",
+        ),
         ("cifar100/preactresnet18", "mixup", r"train is missing; .* --data"),
     ],
 )

@@ -46,6 +46,10 @@ def task(text: str) -> Task:
     return parse(text, "mixbench.tasks", Task)
 
 
+def _versioned(thing: Method | Task) -> Record:
+    return resolved(thing) | {"version": thing.version}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training, by the canonical spellings of its setting and method."""
@@ -65,7 +69,7 @@ class Run:
             "seed": self.seed,
             "parameters": {
                 "setting": setting(self.setting).resolved(),
-                "method": resolved(method(self.method)),
+                "method": _versioned(method(self.method)),
             },
         }
 
@@ -78,9 +82,9 @@ class Cell:
     task: str
 
     def identity(self) -> Record:
-        """The same for a cell; the task's version is one of its parameters."""
-        run, asked = self.run.identity(), task(self.task)
-        parameters = run["parameters"] | {"task": resolved(asked) | {"version": asked.version}}
+        """The same for a cell."""
+        run = self.run.identity()
+        parameters = run["parameters"] | {"task": _versioned(task(self.task))}
         return run | {"task": self.task, "parameters": parameters}
 
 
@@ -124,12 +128,13 @@ class Store:
     def claim(self, run: Run) -> Iterator[bool]:
         """Whether the run is this process's to work on; if so, until the block ends.
 
-        The claim is a lock of the operating system's, so it ends with the process that holds it.
+        The claim is a lock of the operating system's, so it ends with the process that holds it,
+        wherever the file system knows such locks.
         """
         self.folder(run).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._claim_path(run))
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # somebody may be looking, as below
         except Timeout:
             yield False
             return
@@ -208,7 +213,11 @@ def written_aside(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of ``path`` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.aside")
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,8 +166,8 @@ def _state(run: "Run", table: "Table", store: "Store") -> str:
         return "done"
     if store.claimed(run):
         return f"running: {', '.join(missing)} to come"
-    if (folder / "error.txt").exists():
-        return f"failed: {(folder / 'error.txt').read_text().splitlines()[-1]}"
+    if (log := folder / "error.txt").exists():
+        return f"failed: {log.read_text().strip().rpartition(chr(10))[2]}"
     begun = (folder / "checkpoint.pt").exists() or len(missing) < len(table.tasks())
     return f"{'begun' if begun else 'waiting'}: {', '.join(missing)} missing"
 
@@ -187,7 +188,7 @@ def _parameters(thing: object) -> str:
 def main() -> None:
     """Run the command line; what the user got wrong ends in one line and exit code 2."""
     sys.path.append(str(Path.cwd()))  # where a module of the user's own may lie
-    warnings.showwarning = lambda message, *_: _complain(str(message))
+    warnings.showwarning = _warn_once
     code = 2
     try:
         code = cli(standalone_mode=False) or 0
@@ -199,6 +200,16 @@ def main() -> None:
         _complain("interrupted; what is done is kept")
         code = 130
     sys.exit(code)
+
+
+@cache
+def _warned(line: str) -> None:
+    _complain(line)
+
+
+def _warn_once(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Say a warning on one line, unless a run in another process said the same."""
+    _warned(str(message))
 
 
 def _complain(line: str) -> None:

@@ -16,9 +16,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "mixbench": version("mixbench"),
         "commit": commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": device_name(device),
-        "threads": torch.get_num_threads(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -26,11 +25,16 @@ def provenance(device: torch.device) -> dict[str, Any]:
 @cache
 def commit() -> str | None:
     """The commit that the code is from, with "-dirty" if files were changed; None outside git."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10)
+        _git("ls-files", "--error-unmatch", __file__)
+        return _git("describe", "--always", "--dirty")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 

@@ -3,10 +3,9 @@
 import copy
 import importlib
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,9 +30,8 @@ from mixbench.bench.provenance import provenance
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, one_line
 from mixbench.methods import Net
-from mixbench.tasks import Trained
+from mixbench.tasks import Measure, Trained, measured
 from mixbench.tasks.classification import errors
-from mixbench.tasks.cost import peak_memory
 
 Report = Callable[[str, int, int], None]
 """Called with what a run is at, and how many of how many epochs are done."""
@@ -72,10 +70,11 @@ def fill(run: Run, tasks: Iterable[str], lab: Lab, report: Report = silent) -> l
 def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
     """The run's training, taken up after the last epoch that its checkpoint holds.
 
-    The result is the same, to the bit, as that of a training that was never cut short.
+    The result is the same, to the bit, as that of a training that was never cut short: on a CPU,
+    and on a GPU as far as its kernels are deterministic.
     """
     path, total = lab.store.folder(run) / "checkpoint.pt", setting(run.setting).recipe.epochs
-    with own_randomness(run.seed, lab.device):
+    with reproducible(run.seed, lab.device):
         training = resume(run, lab, path)
         report("training", len(training.epochs), total)
         while len(training.epochs) < total:
@@ -101,20 +100,16 @@ def resume(run: Run, lab: Lab, path: Path) -> "Training":
 
 def ask(name: str, training: "Training", lab: Lab) -> Record:
     """The record of one task, asked of a copy of what was trained."""
-    start = time.perf_counter()
-    with own_randomness(training.run.seed, lab.device):
+    with reproducible(training.run.seed, lab.device), measured(lab.device) as measure:
         metrics = task(name).evaluate(training.trained())
-    seconds = time.perf_counter() - start
     for metric, value in metrics.items():
         if not math.isfinite(value):
             raise ArithmeticError(f"{name}: {metric} is {value}")
     return Cell(training.run, name).identity() | {
         "metrics": metrics,
-        "made": provenance(lab.device)
-        | {
-            "training_seconds": sum(epoch["seconds"] for epoch in training.epochs),
-            "task_seconds": seconds,
-            "peak_memory_bytes": peak_memory(lab.device),
+        "made": {
+            "training": training.made,
+            "task": provenance(lab.device) | asdict(measure),
         },
     }
 
@@ -130,23 +125,33 @@ class Training:
         self.objective = method(run.method).objective(net)
         self.optimizer, self.schedule = optimizer(self.objective, chosen.recipe)
         self.epochs: list[dict[str, float]] = []
+        self.made: Record = asdict(Measure())
 
     def epoch(self) -> None:
         """Train for one epoch, and note the test error after it."""
-        start, total = time.perf_counter(), torch.zeros((), device=self.device)
+        with measured(self.device) as measure:
+            loss = self.pass_over_data()
+        if not math.isfinite(loss):
+            raise ArithmeticError(f"the loss is {loss} in epoch {len(self.epochs) + 1}")
+        scores = errors(self.objective.net.eval(), self.data.batches("test"))
+        self.epochs.append(scores | {"seconds": measure.seconds})
+        self.made = provenance(self.device) | {
+            "seconds": self.made["seconds"] + measure.seconds,
+            "peak_memory_bytes": max(self.made["peak_memory_bytes"], measure.peak_memory_bytes),
+        }
+
+    def pass_over_data(self) -> float:
+        """A step for each batch of the next epoch. Returns the mean loss."""
+        losses = []
         self.objective.train()
         for x, y in self.data.epoch(len(self.epochs)):
             loss = self.objective(x, y)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            total += loss.detach()
+            losses.append(loss.detach())
         self.schedule.step()
-        if not total.isfinite():
-            raise ArithmeticError(f"the loss is {total.item()} in epoch {len(self.epochs) + 1}")
-        seconds = time.perf_counter() - start
-        scores = errors(self.objective.net.eval(), self.data.batches("test"))
-        self.epochs.append(scores | {"seconds": seconds})
+        return torch.stack(losses).mean().item()
 
     def trained(self) -> Trained:
         """A copy for a task to look at, and to do with as it likes."""
@@ -160,6 +165,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "random": random_state(self.device),
             "epochs": self.epochs,
+            "made": self.made,
         }
         with written_aside(path) as aside:
             torch.save(state, aside)
@@ -172,18 +178,19 @@ class Training:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.epochs = state["epochs"]
+        self.epochs, self.made = state["epochs"], state["made"]
         set_random_state(state["random"], self.device)
 
 
 def check(runs: Iterable[Run], lab: Lab) -> None:
     """Raises BadInput if any of the runs can't be trained as it is spelled."""
     methods: dict[str, set[str]] = {}
+    here = replace(lab, device=torch.device("cpu"))
     for run in runs:
         methods.setdefault(run.setting, set()).add(run.method)
     for name, spellings in methods.items():
         chosen = setting(name)
-        net = build(chosen.net, open_data(chosen.data, chosen.recipe, lab, seed=0))
+        net = build(chosen.net, open_data(chosen.data, chosen.recipe, here, seed=0))
         for spelling in sorted(spellings):
             try:
                 method(spelling).check(net)
@@ -235,11 +242,19 @@ def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[SGD, LRSchedu
 
 
 @contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators, and leave them afterwards as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators, and compute on one CPU thread; both are restored afterwards.
+
+    With more threads, numbers would depend on how many runs share the machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, asdict, fields, replace
 from difflib import get_close_matches
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -101,6 +101,8 @@ def override(default: T, settings: Sequence[str], text: str) -> T:
 
 
 def _read(text: str, hint: Any) -> Any:
+    if text == "None" and NoneType in get_args(hint):
+        return None
     adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
     return adapter.validate_python(tuple(text.split("+")) if _is_tuple(hint) else text)
 
@@ -111,13 +113,8 @@ def _is_tuple(hint: Any) -> bool:
 
 
 def _explain(error: ValidationError, key: str, value: str) -> str:
-    problem = error.errors()[0]
-    if problem["type"] == "missing":
-        return f"{key} should be several values joined by +, not {value!r}"
-    if problem["type"] == "predicate_failed":
-        rule = problem["msg"].split()[1].strip("'").rpartition(".")[2].replace("_", " ")
-        return f"{key} should be {rule}, not {value!r}"
-    return f"{key}: {problem['msg'].replace('Input should', 'it should')}, not {value!r}"
+    rule = error.errors()[0]["msg"].removeprefix("Value error, ")
+    return f"{key}: {rule.replace('Input should', 'it should')}, not {value!r}"
 
 
 def spell(thing: Any, name: str) -> str:

@@ -1,52 +1,65 @@
 """What a method is: a rule that turns a network and a mini-batch into a loss."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import islice
+from typing import ClassVar
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods._fields import Probability
-from mixbench.methods._ops import chance
+from mixbench.methods._ops import chance, full_precision
 
 
 class Net(nn.Sequential):
     """A network as named stages in a row: ``Net(pixels=..., stem=..., ..., pool=..., head=...)``.
 
-    ``pixels`` normalises images that are in [0, 1] outside; what ``pool`` returns is the
-    embedding (b, d); ``head`` maps it to logits (b, c).
+    ``pixels`` normalises images that are in [0, 1] outside; what enters ``pool`` are the last maps
+    (b, d, h, w), what leaves it is the embedding (b, d); ``head`` maps it to logits (b, c).
     """
 
     head: nn.Module
 
-    def __init__(self, **stages: nn.Module) -> None:
-        super().__init__()
-        for name, stage in stages.items():
-            self.add_module(name, stage)
+    def __init__(self, stages: Mapping[str, nn.Module] | None = None, /, **named: nn.Module):
+        super().__init__(OrderedDict({**(stages or {}), **named}))
 
     def split(self, stage: str) -> tuple["Net", "Net"]:
         """The stages up to and including ``stage``, and those after it.
 
         Raises ValueError if there is no such stage.
         """
-        names = list(self._modules)
-        if stage not in names:
-            raise ValueError(f"the network has no stage {stage!r}; it has {', '.join(names)}")
-        cut = names.index(stage) + 1
-        return self._take(names[:cut]), self._take(names[cut:])
+        stages = dict(self.named_children())
+        if stage not in stages:
+            raise ValueError(f"the network has no stage {stage!r}; it has {', '.join(stages)}")
+        cut = list(stages).index(stage) + 1
+        return self._take(0, cut), self._take(cut, len(stages))
 
-    def _take(self, names: list[str]) -> "Net":
-        return Net(**{name: self.get_submodule(name) for name in names})
+    @property
+    def trunk(self) -> "Net":
+        """The stages before ``pool``: images to the last maps."""
+        return self._take(0, list(dict(self.named_children())).index("pool"))
+
+    def _take(self, start: int, end: int) -> "Net":
+        return Net(dict(islice(self.named_children(), start, end)))
 
 
 @dataclass(frozen=True)
 class Method:
-    """A frozen bag of hyper-parameters with one verb, ``loss``. The base class is the baseline."""
+    """A frozen bag of hyper-parameters with one verb, ``loss``. The base class is the baseline.
+
+    A change that changes what is trained raises ``version``: runs of an older one are stale.
+    """
+
+    version: ClassVar[int] = 1
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         """The training loss, a scalar, on images ``x`` (b, 3, h, w) in [0, 1].
 
-        ``y`` (b, c) are target distributions: rows are non-negative and sum to one.
+        ``y`` (b, c) are target distributions, floating point: rows are non-negative and sum to
+        one. Random draws land on torch's default device, which ``objective`` sets to that of ``x``.
         """
         return F.cross_entropy(net(x), y)
 
@@ -59,7 +72,11 @@ class Method:
 
 
 class Objective(nn.Module):
-    """A method bound to a network: ``objective(x, y)`` is the loss, a scalar."""
+    """A method bound to a network: ``objective(x, y)`` is the loss, a scalar.
+
+    All state is in its ``state_dict``, and all draws are torch's, so that a training can resume.
+    What must stay in eval mode, such as a teacher, does so by overriding ``train``.
+    """
 
     def __init__(self, method: Method, net: Net) -> None:
         super().__init__()
@@ -101,7 +118,9 @@ class Mixer(Method):
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         """The loss, a scalar, of a batch that is mixed; arguments as for ``loss``."""
         below, above = net.split(self.stage(net))
-        z, y = self.mix(below(x), y)
+        z = below(x)
+        with full_precision(z.device):  # or targets would be rounded
+            z, y = self.mix(z, y)
         return F.cross_entropy(above(z), y)
 
     def otherwise(self) -> Method:
@@ -132,7 +151,8 @@ class LinearMixer(Mixer):
         same, for n c instead of n d numbers.
         """
         stage = super().stage(net)
-        return "head" if stage == "pool" and affine(net.head) else stage
+        _, above = net.split(stage)
+        return "head" if len(above) == 1 and affine(above[0]) else stage
 
 
 def affine(head: nn.Module) -> bool:

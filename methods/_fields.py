@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from annotated_types import Interval, Predicate
-from pydantic import PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 
-Probability = Annotated[float, Interval(ge=0, le=1)]
-
-
-def in_ascending_order(values: tuple[float, float]) -> bool:
-    return values[0] <= values[1]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-Range = Annotated[tuple[PositiveFloat, PositiveFloat], Predicate(in_ascending_order)]
+def _two_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) != 2 or values[0] > values[1]:
+        raise ValueError("it should be two numbers in ascending order, such as 0.5+2")
+    return values
+
+
+Range = Annotated[tuple[PositiveFloat, ...], AfterValidator(_two_ascending)]

@@ -1,6 +1,6 @@
 """Empirical risk minimisation: no mixing at all."""
 
-from dataclasses import dataclass
+from pydantic.dataclasses import dataclass
 
 from mixbench.methods import Method
 

@@ -1,12 +1,11 @@
 """CutMix (Yun et al., ICCV 2019, arXiv 1905.04899)."""
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from mixbench.methods import Mixer, Probability, beta, partners
+from mixbench.methods import Mixer, Net, Probability, beta, partners
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,11 @@ class CutMix(Mixer):
 
     p: Probability = 0.5
     alpha: PositiveFloat = 1.0
+
+    def check(self, net: Net) -> None:
+        super().check(net)
+        for stage in self.at:
+            net.trunk.split(stage)  # a box needs maps
 
     def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         height, width = z.shape[-2:]

@@ -1,9 +1,9 @@
 """Dense MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.3)."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,15 +33,13 @@ class DenseMultiMix(MultiMix):
     reduction: Literal["mean", "sum", "global"] = "mean"
 
     def check(self, net: Net) -> None:
-        trunk, _ = net.split("layer4")
         for stage in self.at:
-            trunk.split(stage)
-        if self.attention == "cam" and self.at != ("layer4",):
-            raise ValueError("attention=cam needs the map that the classifier sees: at=layer4")
+            _, above = net.trunk.split(stage)
+            if self.attention == "cam" and len(above):
+                raise ValueError(f"attention=cam needs the map that the head sees, not at={stage}")
 
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        trunk, _ = net.split("layer4")
-        below, above = trunk.split(self.stage(net))
+        below, above = net.trunk.split(self.stage(net))
         z = below(x)
         with full_precision(z.device):  # half precision would lose TINY
             return self.dense_loss(z.to(torch.promote_types(z.dtype, y.dtype)), y, above, net.head)
@@ -54,11 +52,11 @@ class DenseMultiMix(MultiMix):
         w = w / s.clamp(min=TINY)[..., None]
         target = w @ y.to(w)  # r n c
         if not len(above) and affine(head):  # rows of w sum to one wherever s is not zero
-            logits = w @ head(_positions(z))
+            logits = w @ _dense(head, z)
         else:
             mixed = above(_maps(w @ _positions(z), _size(z)))
             target, s = _resize(target, s, _size(z), _size(mixed))
-            logits = head(_positions(mixed))
+            logits = _dense(head, mixed)
         return self.reduce(_cross_entropy(logits, target), s)
 
     def attend(self, z: Tensor, y: Tensor, head: nn.Module) -> Tensor:
@@ -100,6 +98,13 @@ def _size(z: Tensor) -> Size:
 def _positions(z: Tensor) -> Tensor:
     """Feature maps (b, d, h, w) as a batch of features per position, (r, b, d) with r = h w."""
     return z.flatten(2).permute(2, 0, 1)
+
+
+def _dense(head: nn.Module, z: Tensor) -> Tensor:
+    """The logits of each position, (r, b, c), of feature maps (b, d, h, w)."""
+    positions = _positions(z)
+    logits: Tensor = head(positions.flatten(0, 1))
+    return logits.view(*positions.shape[:2], -1)
 
 
 def _maps(z: Tensor, size: Size) -> Tensor:

@@ -1,8 +1,7 @@
 """Manifold mixup (Verma et al., ICML 2019, arXiv 1806.05236)."""
 
-from dataclasses import dataclass
-
 from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
 
 from mixbench.methods.mixup import Mixup
 

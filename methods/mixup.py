@@ -1,8 +1,7 @@
 """mixup (Zhang et al., ICLR 2018, arXiv 1710.09412)."""
 
-from dataclasses import dataclass
-
 from pydantic import PositiveFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from mixbench.methods import LinearMixer, beta, pairs

@@ -1,9 +1,8 @@
 """MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.2)."""
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from mixbench.methods import LinearMixer, Method, Probability, Range, dirichlet

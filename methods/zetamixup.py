@@ -1,9 +1,8 @@
 """zeta-mixup (Abhishek, Brown, Hamarneh, Journal of Big Data 2024, arXiv 2204.03323)."""
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from mixbench.methods import LinearMixer

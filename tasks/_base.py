@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+import pydantic.dataclasses
 from torch import Tensor, nn
 
 
@@ -23,7 +24,7 @@ class Trained:
 
     net: in eval mode; maps images (b, 3, h, w) in [0, 1] to logits (b, c).
     objective: what was trained: maps images and targets (b, c) to the loss. It holds ``net``.
-    epochs: for each epoch, what ``classification.errors`` gave after it.
+    epochs: for each epoch, the ``top1`` and ``top5`` error after it, in percent, and its ``seconds``.
     """
 
     net: nn.Sequential
@@ -45,7 +46,7 @@ class Metric:
     main: bool = True
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Task:
     """A frozen bag of parameters with one verb, ``evaluate``.
 

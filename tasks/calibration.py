@@ -1,10 +1,10 @@
 """How far confidence is from accuracy (Guo et al., ICML 2017, arXiv 1706.04599)."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 

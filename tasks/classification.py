@@ -1,11 +1,11 @@
 """Top-1 and top-5 error on the clean test set."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from mixbench.tasks import Metric, Task, Trained

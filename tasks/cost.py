@@ -1,24 +1,20 @@
 """What a training step costs."""
 
-import resource
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, cycle, islice
 from typing import Any, ClassVar
 
-import torch
 from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mixbench.tasks import Data, Metric, Task, Trained
+from mixbench.tasks import Data, Metric, Task, Trained, measured
 
 
 class LossTerms(TorchFunctionMode):
-    """Counts the predictions that ``F.cross_entropy`` compares with targets."""
+    """Counts the predictions that ``F.cross_entropy`` compares with targets, wherever it is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,14 +30,6 @@ class LossTerms(TorchFunctionMode):
         if func is F.cross_entropy:
             self.count += args[0].numel() // args[0].shape[1]
         return func(*args, **(kwargs or {}))
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on a GPU, or resident in this process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @dataclass(frozen=True)
@@ -65,11 +53,15 @@ class Cost(Task):
     def evaluate(self, trained: Trained) -> dict[str, float]:
         objective, batches = trained.objective.train(), _endless(trained.data)
         terms = [_terms(objective, *batch) for batch in islice(batches, self.warmup)]
-        timed = list(islice(batches, self.steps))
-        seconds, memory = _measure(objective, timed)
+        few = list(islice(batches, 4))
+        images = sum(len(x) for x, _ in islice(cycle(few), self.steps))
+        with measured(few[0][0].device) as measure:
+            for x, y in islice(cycle(few), self.steps):
+                objective.zero_grad()
+                objective(x, y).backward()
         return {
-            "speed": sum(len(x) for x, _ in timed) / seconds,
-            "memory": memory / 2**20,
+            "speed": images / measure.seconds,
+            "memory": measure.peak_memory_bytes / 2**20,
             "terms": max(terms),
         }
 
@@ -84,21 +76,3 @@ def _terms(objective: nn.Module, x: Tensor, y: Tensor) -> int:
     with counter:
         objective(x, y).backward()
     return counter.count
-
-
-def _measure(objective: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, int]:
-    """The seconds and the peak memory, in bytes, of a forward and backward pass of each batch."""
-    device = batches[0][0].device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    start = _now(device)
-    for x, y in batches:
-        objective.zero_grad()
-        objective(x, y).backward()
-    return _now(device) - start, peak_memory(device)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

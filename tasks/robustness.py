@@ -1,11 +1,11 @@
 """Error under FGSM (Goodfellow et al., arXiv 1412.6572) and PGD (Madry et al., arXiv 1706.06083)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +13,7 @@ from mixbench.tasks import Metric, Task, Trained
 from mixbench.tasks.classification import errors
 
 
+@torch.enable_grad()
 def attack(
     net: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, steps: int, random_start: bool
 ) -> Tensor:
@@ -22,7 +23,7 @@ def attack(
     ``y`` (b,); the last iterate is returned.
     """
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
-    z = x + torch.empty_like(x).uniform_(-eps, eps) if random_start and eps else x
+    z = x + torch.empty_like(x).uniform_(-eps, eps) if random_start else x
     z = z.clamp(low, high)
     for _ in range(steps):
         z = z.detach().requires_grad_()
@@ -63,5 +64,4 @@ class Robustness(Task):
         self, trained: Trained, eps: float, step: float, steps: int, random_start: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in trained.data.batches("test"):
-            with torch.enable_grad():
-                yield attack(trained.net, x, y, eps, step, steps, random_start), y
+            yield attack(trained.net, x, y, eps, step, steps, random_start), y

@@ -40,7 +40,7 @@ def test_what_is_published_is_read(lab: Lab) -> None:
 
 def test_a_record_resolves_every_parameter() -> None:
     parameters = record()["parameters"]
-    assert parameters["method"] == {"at": ["pixels"], "p": 1.0, "alpha": 0.2}
+    assert parameters["method"] == {"version": 1, "at": ["pixels"], "p": 1.0, "alpha": 0.2}
     assert parameters["setting"]["recipe"]["epochs"] == 15
     assert parameters["task"]["steps"] == 5
     assert parameters["task"]["version"] == 1

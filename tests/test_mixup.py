@@ -130,3 +130,9 @@ def test_all_permutations_are_equally_likely() -> None:
 
 def test_every_batch_is_mixed_at_the_input_by_default() -> None:
     assert Mixup() == Mixup(at=("pixels",), p=1.0, alpha=1.0)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, "much"])
+def test_a_parameter_that_no_beta_has_is_refused(alpha: object) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        Mixup(alpha=alpha)  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ class Data:
         draw = np.random.default_rng((self.seed, epoch))
         order = torch.from_numpy(draw.permutation(len(train))).to(device)
         corner = torch.from_numpy(draw.integers(0, 2 * self.crop + 1, (len(train), 2))).to(device)
-        mirror = torch.from_numpy(draw.random(len(train)) < self.flip / 2).to(device)
+        mirror = torch.from_numpy(self.flip & (draw.random(len(train)) < 0.5)).to(device)
         for i in range(0, len(train) - self.batch + 1, self.batch):
             pick = order[i : i + self.batch]
             x = _crop(train.x[pick], self.crop, corner[pick], mirror[pick])

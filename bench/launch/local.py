@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch
-
-from mixbench.bench.cells import Run, setting
+from mixbench.bench.cells import BadFile, Run, setting, written_aside
 from mixbench.bench.launch.progress import Progress, progress
 from mixbench.bench.runs import Lab, fill
-from mixbench.bench.spec import BadInput, one_line
+from mixbench.bench.spec import one_line
 
 POLL_SECONDS = 1.0
 DONE, DONE_ELSEWHERE = "done", "done by another process"
@@ -93,6 +92,9 @@ class Pool:
         if kind == "at":
             self.show.at(str(job.run), *content)
             return
+        if kind == "warned":
+            warnings.warn(content[0], BadFile, stacklevel=1)
+            return
         del self.working[pipe]
         process.join()
         if kind == "failed":
@@ -112,16 +114,15 @@ def _work(pipe: Connection, job: Job, lab: Lab) -> None:
     """Fill a job's cells, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)  # so that numbers don't depend on how many runs there are at once
+    warnings.showwarning = lambda message, *_: pipe.send(("warned", str(message)))
     log = lab.store.folder(job.run) / "error.txt"
     try:
         filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
         log.unlink(missing_ok=True)
         pipe.send(("claimed",) if filled is None else ("filled", filled))
-    except BadInput as error:
-        pipe.send(("failed", str(error)))
     except Exception as error:  # whatever a method or a task of the user's own may raise
-        log.write_text(traceback.format_exc())
+        with written_aside(log) as path:
+            path.write_text(traceback.format_exc())
         pipe.send(("failed", f"{one_line(error)} (see {log})"))
 
 

@@ -22,7 +22,7 @@ Command = Callable[..., None]
 _folder = click.Path(file_okay=True, path_type=Path)
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 def cli() -> None:
     """Train mixup methods, ask every trained network the same questions, print the tables.
 
@@ -35,7 +35,7 @@ def _of_a_table(command: Command) -> Command:
     """The arguments of every command about a table."""
     for add in (
         click.option("--results", type=_folder, default="results", help="Folder of results."),
-        click.option("--seeds", type=click.IntRange(min=1), help="How many seeds."),
+        click.option("--seeds", type=click.IntRange(min=1), help="Other than the table's."),
         click.argument("methods", metavar="[METHOD]...", nargs=-1),
         click.argument("name", metavar="TABLE"),
     ):
@@ -76,7 +76,7 @@ def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
 @cli.command()
 @_of_a_table
 def todo(**chosen: Any) -> None:
-    """List the runs of a table that lack cells, and the tasks that they lack."""
+    """List the runs of a table that lack cells, and which."""
     table, store = _table(**chosen)
     for run, tasks in table.todo(store):
         print(f"{run}: {' '.join(tasks)}")

@@ -14,11 +14,11 @@ def test_plain_lines_are_few(
 ) -> None:
     clock = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    with Progress(2) as show:
-        for epoch in range(90):
-            clock += 1
-            show.at("a/b/0", "training", epoch, 90)
-        show.end("a/b/0", "done")
+    show = Progress(2)
+    for epoch in range(90):
+        clock += 1
+        show.at("a/b/0", "training", epoch, 90)
+    show.end("a/b/0", "done")
     assert capsys.readouterr().out.splitlines() == [
         "a/b/0: training, 0 of 90 epochs done",
         "a/b/0: training, 30 of 90 epochs done",
@@ -29,7 +29,8 @@ def test_plain_lines_are_few(
 
 def test_a_terminal_shows_one_bar_for_all_and_one_for_each_run_at_work() -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with LiveProgress(3, screen) as show:
+    show = LiveProgress(3, screen)
+    with show.bars:
         for epoch in range(5):
             show.at("a/b/0", "training", epoch, 5)
             show.at("a/b,x=[red]/1", "training", epoch, 5)

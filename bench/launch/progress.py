@@ -1,8 +1,8 @@
 """Showing how far the runs are: bars on a terminal, plain lines elsewhere."""
 
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -16,17 +16,6 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total, self.ended = total, 0
         self._spoke: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     def at(self, run: str, doing: str, done: int, total: int) -> None:
         """A run is at something, with so many of its epochs done."""
@@ -61,18 +50,6 @@ class LiveProgress(Progress):
         self._all = self.bars.add_task("runs", total=total)
         self._each: dict[str, rich_progress.TaskID] = {}
 
-    def __enter__(self) -> Self:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bars.stop()
-
     def at(self, run: str, doing: str, done: int, total: int) -> None:
         if run not in self._each:
             self._each[run] = self.bars.add_task(run, total=total)
@@ -88,7 +65,13 @@ class LiveProgress(Progress):
         self.bars.console.print(line, markup=False, highlight=False)
 
 
-def progress(total: int) -> Progress:
+@contextmanager
+def progress(total: int) -> Iterator[Progress]:
     """What suits standard output."""
     console = Console()
-    return LiveProgress(total, console) if console.is_terminal else Progress(total)
+    if not console.is_terminal:
+        yield Progress(total)
+        return
+    show = LiveProgress(total, console)
+    with show.bars:
+        yield show

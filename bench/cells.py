@@ -107,7 +107,7 @@ class Store:
             record: Record = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problem = f"it can't be read ({error})"
         else:
             problem = mismatch(record, cell.identity()) or malformed(record, cell)
@@ -203,7 +203,7 @@ def malformed(record: Record, cell: Cell) -> str:
         return "it has no metrics"
     for name in task(cell.task).metrics:
         value = metrics.get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not abs(value) < math.inf:
             return f"its {name} is {value!r}, not a number"
     return ""
 
@@ -215,9 +215,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.aside")
     try:
         yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)

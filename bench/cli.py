@@ -196,6 +196,8 @@ def main() -> None:
         _complain(str(error))
     except click.ClickException as error:
         _complain(error.format_message())
+    except OSError as error:
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; what is done is kept")
         code = 130

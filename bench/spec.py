@@ -77,7 +77,12 @@ def _import(name: str, package: str) -> ModuleType:
 def parse(text: str, package: str, base: type[T]) -> T:
     """Build what ``text`` spells. Raises BadInput."""
     name, *settings = text.split(",")
-    return override(find(name, package, base)(), settings, text)
+    kind = find(name, package, base)
+    try:
+        default = kind()
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name}: every field needs a default ({one_line(error)})") from None
+    return override(default, settings, text)
 
 
 def override(default: T, settings: Sequence[str], text: str) -> T:

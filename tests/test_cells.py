@@ -65,6 +65,8 @@ def stale() -> Record:
         (json.dumps(record(metrics={"fgsm": 1.0})), "its pgd is None, not a number"),
         (json.dumps(record(metrics={"fgsm": 1.0, "pgd": float("nan")})), "its pgd is nan"),
         (json.dumps(record(metrics=None)), "it has no metrics"),
+        ("[" * 100_000, "it can't be read"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": "2.5"})), "its pgd is '2.5', not a number"),
     ],
 )
 def test_a_bad_file_is_named_and_missing(lab: Lab, text: str, why: str) -> None:

@@ -85,7 +85,7 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("run tiny mixpu", "no method 'mixpu'; did you mean mixup"),
         ("run tiny mixup,alpa=1", "no field 'alpa'; did you mean alpha"),
         ("run tiny mixup,alpha=-1", "alpha: it should be greater than 0, not '-1'"),
-        ("run tiny mylab.newmix", "mylab.newmix can't be imported"),
+        ("run tiny nobody.newmix", "nobody.newmix can't be imported"),
         ("run tiny manifold,at=layer9", "no stage 'layer9'"),
         ("run tiny --results file", "results folder file can't be written"),
         ("run tiny --device abacus", "device 'abacus' can't be used here"),
@@ -121,6 +121,25 @@ def test_a_bad_cell_is_named_on_one_line(
     assert "/mixup/0: classification calibration" in printed.out
     (line,) = printed.err.splitlines()
     assert line.startswith("mixbench: results/digits/small,epochs=1/mixup/0/classification.json is")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    script = "from mixbench.bench.cli import main; main()"
+    command = [sys.executable, "-c", script, "methods"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
+def test_a_claim_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results/digits/small,epochs=1/mixup/0/.claim").mkdir(parents=True)
+    assert mixbench("status", "tiny") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mixbench: ") and ".claim: Is a directory" in line
 
 
 def test_help_imports_no_torch() -> None:

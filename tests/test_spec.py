@@ -90,12 +90,21 @@ def test_a_method_may_live_in_a_module_of_its_own(
         "from mixbench.methods import Method\nclass A(Method): ...\nclass B(Method): ...\n"
     )
     (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "bare.py").write_text(
+        "from pydantic.dataclasses import dataclass\n"
+        "from mixbench.methods import Method\n"
+        "@dataclass(frozen=True)\n"
+        "class Bare(Method):\n"
+        "    cells: int\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert canonical("mylab.newmix,cells=8", "mixbench.methods", Method) == "mylab.newmix,cells=8"
     with pytest.raises(BadInput, match="must define one public Method; it has A, B"):
         method("mylab.two")
     with pytest.raises(BadInput, match="ZeroDivisionError"):
         method("mylab.broken")
+    with pytest.raises(BadInput, match="every field needs a default"):
+        method("mylab.bare")
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))

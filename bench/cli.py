@@ -1,5 +1,6 @@
 """The command line. Torch is imported by the commands that need it, so that help comes at once."""
 
+import os
 import sys
 import warnings
 from collections import Counter
@@ -192,6 +193,10 @@ def main() -> None:
     code = 2
     try:
         code = cli(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except BadInput as error:
         _complain(str(error))
     except click.ClickException as error:

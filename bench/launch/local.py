@@ -120,6 +120,8 @@ def _work(pipe: Connection, job: Job, lab: Lab) -> None:
         filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
         log.unlink(missing_ok=True)
         pipe.send(("claimed",) if filled is None else ("filled", filled))
+    except BrokenPipeError:  # the parent is gone, which is no failure of the run
+        return
     except Exception as error:  # whatever a method or a task of the user's own may raise
         with written_aside(log) as path:
             path.write_text(traceback.format_exc())

@@ -1,10 +1,32 @@
 """Mixup methods, one file each, usable in any training loop."""
 
-from mixbench.methods._base import LinearMixer, Method, Mixer, Net, Objective, affine
+from mixbench.methods._base import (
+    Guided,
+    GuidedObjective,
+    LinearMixer,
+    Method,
+    Mixer,
+    Net,
+    Objective,
+    Switch,
+    affine,
+)
 from mixbench.methods._fields import Probability, Range
-from mixbench.methods._ops import beta, dirichlet, full_precision, pairs, partners
+from mixbench.methods._ops import (
+    beta,
+    box,
+    chance,
+    dirichlet,
+    full_precision,
+    pairs,
+    partners,
+    ratios,
+)
+from mixbench.methods._saliency import evaluating, saliency
 
 __all__ = [
+    "Guided",
+    "GuidedObjective",
     "LinearMixer",
     "Method",
     "Mixer",
@@ -12,10 +34,16 @@ __all__ = [
     "Objective",
     "Probability",
     "Range",
+    "Switch",
     "affine",
     "beta",
+    "box",
+    "chance",
     "dirichlet",
+    "evaluating",
     "full_precision",
     "pairs",
     "partners",
+    "ratios",
+    "saliency",
 ]

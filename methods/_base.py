@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -50,10 +50,14 @@ class Net(nn.Sequential):
 class Method:
     """A frozen bag of hyper-parameters with one verb, ``loss``. The base class is the baseline.
 
-    A change that changes what is trained raises ``version``: runs of an older one are stale.
+    version: a change that changes what is trained raises it: runs of an older one are stale.
+    passes: what a step asks of networks beyond the forward and backward pass that trains.
+    teacher: the method by which the network that ``objective`` needs was trained; "" if none.
     """
 
     version: ClassVar[int] = 1
+    passes: ClassVar[str] = ""
+    teacher: ClassVar[str] = ""
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         """The training loss, a scalar, on images ``x`` (b, 3, h, w) in [0, 1].
@@ -66,8 +70,8 @@ class Method:
     def check(self, net: Net) -> None:
         """Raises ValueError, which says why, if the method can't be applied to the network."""
 
-    def objective(self, net: Net) -> "Objective":
-        """The module that is trained; override it to add state, such as a teacher."""
+    def objective(self, net: Net, teacher: Net | None = None) -> "Objective":
+        """The module that is trained. ``teacher`` is a trained network, if the method names one."""
         return Objective(self, net)
 
 
@@ -75,7 +79,6 @@ class Objective(nn.Module):
     """A method bound to a network: ``objective(x, y)`` is the loss, a scalar.
 
     All state is in its ``state_dict``, and all draws are torch's, so that a training can resume.
-    What must stay in eval mode, such as a teacher, does so by overriding ``train``.
     """
 
     def __init__(self, method: Method, net: Net) -> None:
@@ -84,19 +87,83 @@ class Objective(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         with x.device:  # so that a method's draws land where its images are
-            return self.method.loss(self.net, x, y)
+            return self.loss(x, y)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.method.loss(self.net, x, y)
 
 
 @dataclass(frozen=True)
-class Mixer(Method):
-    """A method that mixes what leaves one stage, and the targets with it.
+class Guided(Method):
+    """A method whose loss also asks a network that is not trained, its guide: here, the teacher."""
 
-    at: the stages where it may mix; one is drawn for each batch.
+    def guided_loss(self, net: Net, guide: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss, a scalar; arguments as for ``loss``."""
+        raise NotImplementedError
+
+    def guide(self, teacher: Net | None) -> nn.Module:
+        """The network to ask. Raises ValueError if there is none."""
+        if teacher is None:
+            raise ValueError(f"a teacher is needed: a network that {self.teacher} trained")
+        return teacher
+
+    def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        raise TypeError("this method needs a guide: its loss is that of its objective")
+
+    def objective(self, net: Net, teacher: Net | None = None) -> Objective:
+        return GuidedObjective(self, net, self.guide(teacher))
+
+
+class GuidedObjective(Objective):
+    """An objective with a guide, which is frozen, and always in eval mode."""
+
+    method: Guided
+
+    def __init__(self, method: Guided, net: Net, guide: nn.Module) -> None:
+        super().__init__(method, net)
+        self.guide = guide.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.guide.eval()
+        return self
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.method.guided_loss(self.net, self.guide, x, y)
+
+
+@dataclass(frozen=True)
+class Switch(Method):
+    """A method that mixes some batches, and leaves the others to another method.
+
     p: the probability that a batch is mixed; the others get the loss of ``otherwise``.
     """
 
-    at: tuple[str, ...] = ("pixels",)
     p: Probability = 1.0
+
+    def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        with x.device:
+            if chance(self.p):
+                return self.mixed_loss(net, x, y)
+            return self.otherwise().loss(net, x, y)
+
+    def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, a scalar, of a batch that is mixed; arguments as for ``loss``."""
+        raise NotImplementedError
+
+    def otherwise(self) -> Method:
+        """The method of the batches that are not mixed."""
+        return Method()
+
+
+@dataclass(frozen=True)
+class Mixer(Switch):
+    """A method that mixes what leaves one stage, and the targets with it.
+
+    at: the stages where it may mix; one is drawn for each batch.
+    """
+
+    at: tuple[str, ...] = ("pixels",)
 
     def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mix b features (b, ...) and targets (b, c) into n features (n, ...) and targets (n, c).
@@ -105,27 +172,16 @@ class Mixer(Method):
         """
         raise NotImplementedError
 
-    def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        with x.device:
-            if chance(self.p):
-                return self.mixed_loss(net, x, y)
-            return self.otherwise().loss(net, x, y)
-
     def check(self, net: Net) -> None:
         for stage in self.at:
             net.split(stage)
 
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, a scalar, of a batch that is mixed; arguments as for ``loss``."""
         below, above = net.split(self.stage(net))
         z = below(x)
         with full_precision(z.device):  # or targets would be rounded
             z, y = self.mix(z, y)
         return F.cross_entropy(above(z), y)
-
-    def otherwise(self) -> Method:
-        """The method of the batches that are not mixed."""
-        return Method()
 
     def stage(self, net: Net) -> str:
         """Draw the stage after which this batch is mixed."""

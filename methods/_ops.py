@@ -25,17 +25,37 @@ def beta(alpha: float) -> Tensor:
     return Beta(a, a, validate_args=False).sample()
 
 
+def ratios(alpha: float, k: int) -> Tensor:
+    """k draws from Beta(alpha, alpha) in descending order, (k,): a path from an image to another."""
+    a = torch.full((k,), float(alpha))
+    return Beta(a, a, validate_args=False).sample().sort(descending=True).values
+
+
 def partners(b: int) -> Tensor:
     """A uniformly random permutation of ``b`` examples, (b,): with whom each one is mixed."""
     return torch.randperm(b)
 
 
 def pairs(lam: Tensor, b: int) -> Tensor:
-    """The (b, b) matrix that mixes each example, at ratio ``lam``, with one random partner."""
-    eye = torch.eye(b)
-    return lam * eye + (1 - lam) * eye[partners(b)]
+    """The (k b, b) matrix that mixes each example with one random partner, at each ratio of (k,)."""
+    eye, lam = torch.eye(b), lam[:, None, None]
+    return (lam * eye + (1 - lam) * eye[partners(b)]).flatten(0, 1)
 
 
 def dirichlet(alpha: Tensor, m: int) -> Tensor:
     """For each entry of ``alpha`` (...), a symmetric Dirichlet vector over ``m`` items, (..., m)."""
     return Dirichlet(alpha[..., None].expand(*alpha.shape, m), validate_args=False).sample()
+
+
+def box(h: int, w: int, side: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Which pixels lie in boxes of relative side (...) around centres, clipped, (..., h, w).
+
+    As in CutMix's official code, both sides are even before the border clips them.
+    """
+    rows, columns = _interval(h, side, row), _interval(w, side, column)
+    return rows[..., None] & columns[..., None, :]
+
+
+def _interval(size: int, side: Tensor, centre: Tensor) -> Tensor:
+    half, pixel = (size * side).long() // 2, torch.arange(size)
+    return (pixel >= (centre - half)[..., None]) & (pixel < (centre + half)[..., None])

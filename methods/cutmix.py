@@ -1,11 +1,11 @@
 """CutMix (Yun et al., ICCV 2019, arXiv 1905.04899)."""
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from mixbench.methods import Mixer, Net, Probability, beta, partners
+from mixbench.methods import Mixer, Net, Probability, box, partners, ratios
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,13 @@ class CutMix(Mixer):
 
     As in the official code, one box per batch, whose sides are even before the border clips them.
     p: 0.5 is the paper's value for CIFAR, 1 that for ImageNet.
+    k: interpolations per pair (see ``multiple``); nested: whether their boxes have one centre.
     """
 
     p: Probability = 0.5
     alpha: PositiveFloat = 1.0
+    k: PositiveInt = 1
+    nested: bool = False
 
     def check(self, net: Net) -> None:
         super().check(net)
@@ -25,15 +28,11 @@ class CutMix(Mixer):
             net.trunk.split(stage)  # a box needs maps
 
     def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = z.shape[-2:]
-        side = (1 - beta(self.alpha)).sqrt()
-        box = _interval(height, side)[:, None] & _interval(width, side)
-        partner, lam = partners(len(z)), 1 - box.to(y).mean()
-        return torch.where(box, z[partner], z), torch.lerp(y[partner], y, lam)
-
-
-def _interval(size: int, side: Tensor) -> Tensor:
-    """Which of ``size`` pixels lie within a random interval of relative length ``side``, (size,)."""
-    half, centre = (size * side).long() // 2, torch.randint(size, ())
-    pixel = torch.arange(size)
-    return (pixel >= centre - half) & (pixel < centre + half)
+        lam, (h, w) = ratios(self.alpha, self.k), z.shape[-2:]
+        side, centres = (1 - lam).sqrt(), () if self.nested else (self.k,)
+        row, column = torch.randint(h, centres), torch.randint(w, centres)
+        inside, partner = box(h, w, side, row, column), partners(len(z))  # k h w, b
+        kept = 1 - inside.to(y).mean((1, 2))
+        mixed = torch.where(inside[:, None, None], z[partner], z)  # k b c h w
+        targets = torch.lerp(y[partner], y, kept[:, None, None])  # k b c
+        return mixed.flatten(0, 1), targets.flatten(0, 1)

@@ -1,17 +1,21 @@
 """mixup (Zhang et al., ICLR 2018, arXiv 1710.09412)."""
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from mixbench.methods import LinearMixer, beta, pairs
+from mixbench.methods import LinearMixer, pairs, ratios
 
 
 @dataclass(frozen=True)
 class Mixup(LinearMixer):
-    """Mix each image with one random partner, at one ratio per batch from Beta(alpha, alpha)."""
+    """Mix each image with one random partner, at one ratio per batch from Beta(alpha, alpha).
+
+    k: interpolations per pair (see ``multiple``).
+    """
 
     alpha: PositiveFloat = 1.0
+    k: PositiveInt = 1
 
     def weights(self, b: int) -> Tensor:
-        return pairs(beta(self.alpha), b)
+        return pairs(ratios(self.alpha, self.k), b)

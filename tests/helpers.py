@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbench.bench.nets.preactresnet import small
+from mixbench.bench.nets.vit import smallvit
 from mixbench.methods import Net
 from mixbench.methods.multimix import MultiMix
 
@@ -16,7 +17,12 @@ CLASSES = 5
 
 def tiny() -> Net:
     """A network whose last map, of 8 x 8 images, is 64 x 2 x 2."""
-    return small(CLASSES, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    return small(CLASSES, 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def tiny_vit() -> Net:
+    """A vision transformer that sees 8 x 8 images as 16 tokens."""
+    return smallvit(CLASSES, 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 def bare(d: int, head: nn.Module | None = None) -> Net:
@@ -104,7 +110,7 @@ def pair_matrix(lam: float, partner: Sequence[int]) -> Tensor:
 def pairing(lam: float, partner: Sequence[int]) -> Iterator[None]:
     """Let mixup draw this ratio and these partners."""
     with (
-        patch("mixbench.methods.mixup.beta", return_value=torch.tensor(lam)),
+        patch("mixbench.methods.mixup.ratios", return_value=torch.tensor([lam])),
         patch("mixbench.methods._ops.partners", return_value=torch.tensor(partner)),
     ):
         yield

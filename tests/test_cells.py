@@ -40,7 +40,8 @@ def test_what_is_published_is_read(lab: Lab) -> None:
 
 def test_a_record_resolves_every_parameter() -> None:
     parameters = record()["parameters"]
-    assert parameters["method"] == {"version": 1, "at": ["pixels"], "p": 1.0, "alpha": 0.2}
+    method = {"version": 1, "p": 1.0, "at": ["pixels"], "alpha": 0.2, "k": 1}
+    assert parameters["method"] == method
     assert parameters["setting"]["recipe"]["epochs"] == 15
     assert parameters["task"]["steps"] == 5
     assert parameters["task"]["version"] == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixbench.methods import beta
+from mixbench.methods import ratios
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.cutmix import CutMix
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @contextmanager
 def at_ratio(lam: float) -> Iterator[None]:
-    with patch("mixbench.methods.cutmix.beta", return_value=torch.tensor(lam)):
+    with patch("mixbench.methods.cutmix.ratios", return_value=torch.tensor([lam])):
         yield
 
 
@@ -31,7 +31,9 @@ def at_centre(height: int, width: int, centre: tuple[int, int]) -> Iterator[None
     """Let the centre be drawn there; height and width have to differ, so that they are known."""
     drawn = {1: 0, height: centre[0], width: centre[1]}  # 1 is the number of stages
     assert len(drawn) == 3
-    with patch("torch.randint", side_effect=lambda size, *_, **__: torch.tensor(drawn[size])):
+    with patch(
+        "torch.randint", side_effect=lambda size, shape, **_: torch.full(shape, drawn[size])
+    ):
         yield
 
 
@@ -78,7 +80,7 @@ def test_the_box_is_the_one_worked_out_by_hand(
 
 
 def test_a_ratio_just_above_zero_leaves_a_border() -> None:
-    with at_ratio(1e-4), patch("torch.randint", return_value=torch.tensor(16)):
+    with at_ratio(1e-4), patch("torch.randint", return_value=torch.tensor([16])):
         pasted, kept = box(32, 32)
     assert pasted.sum() == pasted[1:31, 1:31].sum() == 900
     assert kept == pytest.approx(1 - 900 / 1024, abs=1e-15)
@@ -163,9 +165,9 @@ def test_the_loss_is_that_of_both_labels_by_the_area() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_one_ratio_is_drawn_for_the_whole_batch_from_alpha(alpha: float) -> None:
-    with patch("mixbench.methods.cutmix.beta", wraps=beta) as draws:
+    with patch("mixbench.methods.cutmix.ratios", wraps=ratios) as draws:
         CutMix(alpha=alpha).mix(*batch(4))
-    draws.assert_called_once_with(alpha)
+    draws.assert_called_once_with(alpha, 1)
 
 
 def kept_areas(size: int) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mixbench.methods import beta, pairs, partners
+from mixbench.methods import _ops, beta, pairs, partners
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.mixup import Mixup
 
@@ -86,7 +86,7 @@ def test_at_ratio_zero_the_batch_is_permuted() -> None:
 def test_the_other_ratio_with_an_involution_gives_the_same_pairs_in_another_order() -> None:
     involution = torch.tensor([3, 1, 4, 0, 2])
     with patch("mixbench.methods._ops.partners", return_value=involution):
-        one, other = pairs(torch.tensor(0.3), 5), pairs(torch.tensor(0.7), 5)
+        one, other = pairs(torch.tensor([0.3]), 5), pairs(torch.tensor([0.7]), 5)
     assert not one.allclose(other)
     assert_same(one[involution], other, atol=1e-15)
 
@@ -102,9 +102,9 @@ def test_the_loss_is_that_of_both_labels() -> None:
 
 
 def test_one_ratio_is_drawn_for_the_whole_batch_from_alpha() -> None:
-    with patch("mixbench.methods.mixup.beta", wraps=beta) as draws:
+    with patch("mixbench.methods.mixup.ratios", wraps=_ops.ratios) as draws:
         w = Mixup(alpha=0.3).weights(16)
-    draws.assert_called_once_with(0.3)
+    draws.assert_called_once_with(0.3, 1)
     mixed = w.diagonal()[w.diagonal() < 1]
     assert len(mixed) > 8
     assert mixed.unique().numel() == 1

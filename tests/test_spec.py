@@ -48,7 +48,7 @@ def test_what_is_spelled_is_read_back(alpha: float, p: float, at: list[str]) -> 
     ("text", "hint"),
     [
         ("mixpu", "no method 'mixpu'; did you mean mixup"),
-        ("qqqq", "there are: baseline, cutmix"),
+        ("qqqq", "there are: alignmixup, augmix, baseline"),
         ("mixup,alpa=1", "no field 'alpa'; did you mean alpha"),
         ("mixup,alpha=-1", "alpha: it should be greater than 0, not '-1'"),
         ("mixup,alpha=much", "alpha: it should be a valid number"),

@@ -61,16 +61,25 @@ class Run:
     def __str__(self) -> str:
         return f"{self.setting}/{self.method}/{self.seed}"
 
+    @property
+    def teacher(self) -> "Run | None":
+        """The run whose network this one learns from."""
+        name = method(self.method).teacher
+        return Run(self.setting, name, self.seed) if name else None
+
     def identity(self) -> Record:
         """The run's name, and every parameter that it resolves to in this version."""
+        parameters = {
+            "setting": setting(self.setting).resolved(),
+            "method": _versioned(method(self.method)),
+        }
+        if self.teacher:
+            parameters["teacher"] = _versioned(method(self.teacher.method))
         return {
             "setting": self.setting,
             "method": self.method,
             "seed": self.seed,
-            "parameters": {
-                "setting": setting(self.setting).resolved(),
-                "method": _versioned(method(self.method)),
-            },
+            "parameters": parameters,
         }
 
 
@@ -125,7 +134,7 @@ class Store:
             path.write_text(json.dumps(record, indent=1) + "\n")
 
     @contextmanager
-    def claim(self, run: Run) -> Iterator[bool]:
+    def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
         """Whether the run is this process's to work on; if so, until the block ends.
 
         The claim is a lock of the operating system's, so it ends with the process that holds it,
@@ -134,7 +143,8 @@ class Store:
         self.folder(run).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._claim_path(run))
         try:
-            lock.acquire(timeout=0.2, poll_interval=0.02)  # somebody may be looking, as below
+            patience = -1 if wait else 0.2  # somebody may be looking, as below
+            lock.acquire(timeout=patience, poll_interval=0.02)
         except Timeout:
             yield False
             return

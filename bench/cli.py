@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixbench.bench.spec import BadInput, choose, find, names, resolved, write
+from mixbench.bench.spec import BadInput, canonical, choose, find, names, resolved, write
 
 if TYPE_CHECKING:
     from mixbench.bench.cells import Run, Store
@@ -44,6 +44,14 @@ def _of_a_table(command: Command) -> Command:
     return command
 
 
+_device = click.option(
+    "--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is a GPU if it can."
+)
+_data = click.option(
+    "--data", type=_folder, default="data", envvar="MIXBENCH_DATA", help="Folder of datasets."
+)
+
+
 @cli.command()
 @_of_a_table
 @click.option(
@@ -52,10 +60,8 @@ def _of_a_table(command: Command) -> Command:
     default=1,
     help="How many runs at once, each on one CPU thread.",
 )
-@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is a GPU if it can.")
-@click.option(
-    "--data", type=_folder, default="data", envvar="MIXBENCH_DATA", help="Folder of datasets."
-)
+@_device
+@_data
 def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
     """Fill what is missing of a table, then print it."""
     from mixbench.bench.launch.local import Job, launch
@@ -66,7 +72,7 @@ def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
     missing = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
     if missing:
         store.check_writable()
-        check((job.run for job in missing), lab)
+        check({job.run.setting for job in missing}, lab)
     failed = launch(missing, lab, jobs) if missing else {}
     print(table.markdown(store), end="")
     for lost, why in failed.items():
@@ -117,6 +123,29 @@ def table(form: str, out: Path | None, **chosen: Any) -> None:
 
 
 @cli.command()
+@click.option("--steps", type=click.IntRange(min=1), default=20)
+@click.option("--warmup", type=click.IntRange(min=0), default=5)
+@_device
+@_data
+@click.argument("setting", metavar="SETTING")
+@click.argument("chosen", metavar="[METHOD]...", nargs=-1)
+def speed(
+    setting: str, chosen: Sequence[str], steps: int, warmup: int, device: str, data: Path
+) -> None:
+    """Time training steps of methods, all if none is named, beside the baseline's."""
+    from mixbench.bench import speed
+    from mixbench.bench.cells import Store
+    from mixbench.bench.paper import METHODS
+    from mixbench.bench.runs import Lab, pick_device
+    from mixbench.bench.settings import Setting
+    from mixbench.methods import Method
+
+    name, lab = str(Setting.parse(setting)), Lab(Store(Path()), data, pick_device(device))
+    rows = [canonical(text, "mixbench.methods", Method) for text in chosen] or METHODS
+    print(speed.speed(name, rows, lab, steps, warmup), end="")
+
+
+@cli.command()
 def methods() -> None:
     """List the methods, with their parameters."""
     from mixbench.methods import Method
@@ -158,13 +187,20 @@ def _table(
     from mixbench.bench.paper import TABLES
 
     table = TABLES[choose(name, TABLES, "table")].add(*methods)
+    for method in methods:
+        if why := table.refusal(method):
+            raise BadInput(f"{method}: {why}")
     return replace(table, seeds=seeds or table.seeds), Store(results)
 
 
 def _state(run: "Run", table: "Table", store: "Store") -> str:
+    from mixbench.bench.runs import inapplicable
+
     missing, folder = store.missing(run, table.tasks()), store.folder(run)
     if not missing:
         return "done"
+    if why := inapplicable(run.setting, run.method):
+        return f"not applicable: {why}"
     if store.claimed(run):
         return f"running: {', '.join(missing)} to come"
     if (log := folder / "error.txt").exists():

@@ -17,6 +17,13 @@ TABLES = {
             columns=TASKS,
         ),
         Table(
+            name="quickstart-vit",
+            caption="All methods on scikit-learn's digits, with a small vision transformer.",
+            settings=("digits/smallvit",),
+            methods=METHODS,
+            columns=("classification", "calibration"),
+        ),
+        Table(
             name="cifar100",
             caption="All methods and all tasks on CIFAR-100, by the recipe of the papers' Table 2.",
             settings=("cifar100/preactresnet18",),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from mixbench.bench.cells import (
     written_aside,
 )
 from mixbench.bench.data import Data
-from mixbench.bench.nets import NETS
+from mixbench.bench.nets import NETS, outline
 from mixbench.bench.provenance import provenance
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, one_line
@@ -74,6 +75,7 @@ def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
     and on a GPU as far as its kernels are deterministic.
     """
     path, total = lab.store.folder(run) / "checkpoint.pt", setting(run.setting).recipe.epochs
+    teacher(run, lab, report)
     with reproducible(run.seed, lab.device):
         training = resume(run, lab, path)
         report("training", len(training.epochs), total)
@@ -82,6 +84,19 @@ def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
             training.save(path)
             report("training", len(training.epochs), total)
     return training
+
+
+def teacher(run: Run, lab: Lab, report: Report = silent) -> Net | None:
+    """The network that the run's method learns from, trained first if it is not there."""
+    taught_by = run.teacher
+    if taught_by is None:
+        return None
+    report("waiting for its teacher", 0, setting(run.setting).recipe.epochs)
+    with lab.store.claim(taught_by, wait=True):
+        training = train(
+            taught_by, lab, lambda _, *progress: report("training its teacher", *progress)
+        )
+    return training.objective.net.eval()
 
 
 def resume(run: Run, lab: Lab, path: Path) -> "Training":
@@ -122,7 +137,7 @@ class Training:
         self.run, self.device = run, lab.device
         self.data = open_data(chosen.data, chosen.recipe, lab, run.seed)
         net = build(chosen.net, self.data).to(lab.device)
-        self.objective = method(run.method).objective(net)
+        self.objective = method(run.method).objective(net, teacher(run, lab))
         self.optimizer, self.schedule = optimizer(self.objective, chosen.recipe)
         self.epochs: list[dict[str, float]] = []
         self.made: Record = asdict(Measure())
@@ -182,20 +197,24 @@ class Training:
         set_random_state(state["random"], self.device)
 
 
-def check(runs: Iterable[Run], lab: Lab) -> None:
-    """Raises BadInput if any of the runs can't be trained as it is spelled."""
-    methods: dict[str, set[str]] = {}
+def check(settings: Iterable[str], lab: Lab) -> None:
+    """Raises BadInput if the data of any of the settings is not there, or does not fit."""
     here = replace(lab, device=torch.device("cpu"))
-    for run in runs:
-        methods.setdefault(run.setting, set()).add(run.method)
-    for name, spellings in methods.items():
-        chosen = setting(name)
-        net = build(chosen.net, open_data(chosen.data, chosen.recipe, here, seed=0))
-        for spelling in sorted(spellings):
-            try:
-                method(spelling).check(net)
-            except ValueError as error:
-                raise BadInput(f"{spelling}: {error}") from None
+    for name in set(settings):
+        open_data(setting(name).data, setting(name).recipe, here, seed=0)
+
+
+@cache
+def inapplicable(setting_name: str, method_name: str) -> str:
+    """Why a method can't be applied in a setting; else ''."""
+    try:
+        method(method_name).check(_outline(setting(setting_name).net))
+    except ValueError as error:
+        return one_line(BadInput(error))
+    return ""
+
+
+_outline = cache(outline)
 
 
 def pick_device(text: str) -> torch.device:
@@ -223,13 +242,14 @@ def open_data(name: str, recipe: Recipe, lab: Lab, seed: int) -> Data:
 
 def build(name: str, data: Data) -> Net:
     """A new network of that name for the classes and pixels of a dataset."""
-    return NETS[name](data.classes, data.dataset.mean, data.dataset.std)
+    dataset = data.dataset
+    return NETS[name](data.classes, dataset.train.x.shape[-1], dataset.mean, dataset.std)
 
 
 def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[SGD, LRScheduler]:
     """The recipe's optimizer, and its schedule, which steps once per epoch."""
     sgd = SGD(
-        objective.parameters(),
+        [parameter for parameter in objective.parameters() if parameter.requires_grad],
         recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,

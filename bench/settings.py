@@ -70,6 +70,20 @@ SETTINGS = {
                 flip=False,
             ),
         ),
+        Setting(
+            "digits",
+            "smallvit",
+            Recipe(
+                epochs=15,
+                batch=64,
+                lr=0.05,
+                nesterov=True,
+                weight_decay=5e-4,
+                schedule="cosine",
+                crop=1,
+                flip=False,
+            ),
+        ),
         Setting("cifar100", "preactresnet18", Recipe(epochs=2000)),  # AlignMixup's, of Table 2
     )
 }

@@ -1,12 +1,13 @@
 """A table is a set of cells: rows are methods, columns are metrics of tasks in settings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas as pd
 
 from mixbench.bench.cells import Cell, Run, Store, task
+from mixbench.bench.runs import inapplicable
 from mixbench.bench.spec import canonical
 from mixbench.methods import Method
 from mixbench.tasks import Metric
@@ -47,6 +48,11 @@ class Table:
         rows = [canonical(text, "mixbench.methods", Method) for text in methods]
         return replace(self, methods=tuple(dict.fromkeys((*self.methods, *rows))))
 
+    def refusal(self, method: str) -> str:
+        """Why a method can be applied in none of the settings; '' if it can in one."""
+        reasons = [inapplicable(setting, method) for setting in self.settings]
+        return reasons[0] if all(reasons) else ""
+
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(ask.partition(":")[0] for ask in self.columns))
 
@@ -55,9 +61,17 @@ class Table:
         for seed, setting, method in product(range(self.seeds), self.settings, self.methods):
             yield Run(setting, method, seed)
 
+    def inapplicable(self) -> Iterator[tuple[str, str, str]]:
+        """The settings and methods that don't go together, and why."""
+        for setting, method in product(self.settings, self.methods):
+            if why := inapplicable(setting, method):
+                yield setting, method, why
+
     def todo(self, store: Store) -> Iterator[tuple[Run, list[str]]]:
         """The runs that lack a cell, each with the tasks that it lacks."""
         for run in self.runs():
+            if inapplicable(run.setting, run.method):
+                continue
             if missing := store.missing(run, self.tasks()):
                 yield run, missing
 
@@ -89,7 +103,7 @@ class Table:
         columns = list(self.each_column())
         body = [_column(scores, column, self.methods, self.seeds) for column in columns]
         rows = [list(row) for row in zip(self.methods, *body, strict=True)]
-        return f"{_grid([self._heads(columns), *rows])}\n{self._legend()}\n"
+        return f"{grid([self._heads(columns), *rows])}\n{self._legend()}\n"
 
     def _heads(self, columns: list[Column]) -> list[str]:
         several = len(self.settings) > 1
@@ -102,6 +116,9 @@ class Table:
             f"{self.caption} Setting: {where}. Mean ± standard deviation over n = {self.seeds} "
             "seeds (n of a cell that has fewer in brackets), best in bold, second best in italics, "
             f"missing as -. {EPOCH_RULE}"
+            + "".join(
+                f" Not applicable to `{s}`: `{m}`, {why}." for s, m, why in self.inapplicable()
+            )
         )
 
 
@@ -118,7 +135,7 @@ def _column(scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: i
     texts = []
     for method in methods:
         if method not in means:
-            texts.append("-")
+            texts.append("n/a" if inapplicable(column.setting, method) else "-")
             continue
         text = f"{means[method]:{form}}"
         text += f" ± {stds[method]:{form}}" if counts[method] > 1 else ""
@@ -138,7 +155,7 @@ def _marks(means: pd.Series, rule: Metric) -> dict[str, str]:
     return {method: marks[value] for method, value in printed.items() if value in marks}
 
 
-def _grid(rows: list[list[str]]) -> str:
+def grid(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, aligned for those who read it as text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -146,7 +163,7 @@ def _grid(rows: list[list[str]]) -> str:
     return "".join(_row(cells, widths) for cells in (head, rule, *body))
 
 
-def _row(cells: list[str], widths: list[int]) -> str:
+def _row(cells: Sequence[str], widths: list[int]) -> str:
     first, *rest = cells
     padded = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
     return f"| {' | '.join(padded)} |\n"

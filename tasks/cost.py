@@ -13,8 +13,11 @@ from torch.overrides import TorchFunctionMode
 from mixbench.tasks import Data, Metric, Task, Trained, measured
 
 
+CRITERIA = {F.cross_entropy, F.binary_cross_entropy_with_logits}
+
+
 class LossTerms(TorchFunctionMode):
-    """Counts the predictions that ``F.cross_entropy`` compares with targets, wherever it is called."""
+    """Counts the predictions that ``CRITERIA`` compare with targets, wherever they are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class LossTerms(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is F.cross_entropy:
+        if func in CRITERIA:
             self.count += args[0].numel() // args[0].shape[1]
         return func(*args, **(kwargs or {}))
 

@@ -59,6 +59,44 @@ def test_a_table_is_run_told_and_printed(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[-1] == "2 done, 2 waiting"
 
 
+def test_what_does_not_apply_is_told_apart_from_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = replace(TINY, methods=("baseline", "transmix"))
+    monkeypatch.setattr(paper, "TABLES", {"tiny": mixed})
+    assert mixbench("todo", "tiny") == 0
+    assert "transmix" not in capsys.readouterr().out
+    assert mixbench("status", "tiny") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(
+        "digits/small,epochs=1/transmix/0: not applicable: it needs the class"
+    )
+    assert lines[-1] == "1 waiting, 1 not applicable"
+
+
+def test_steps_are_timed_beside_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (
+        "speed digits/small,batch=16 puzzlemix transmix supermix,steps=1 --steps 3 --warmup 1"
+    )
+    assert mixbench(*arguments.split(), "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    heads, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in out.splitlines()
+        if line.startswith("|")
+    ]
+    assert heads[:3] == ["method", "median, ms", "of baseline"]
+    assert [row[0] for row in rows] == ["baseline", "puzzlemix", "supermix,steps=1"]
+    assert rows[0][2] == rows[0][4] == "1.000" and rows[0][-1] == "-"
+    for row in rows:
+        times, ratios = [float(row[i]) for i in (1, 3)], [float(row[i]) for i in (2, 4)]
+        for time, ratio, base in zip(times, ratios, (rows[0][1], rows[0][3]), strict=True):
+            assert ratio == pytest.approx(time / float(base), abs=0.02)
+    assert "saliency" in rows[1][-1]
+    assert "3 steps of each method, in turn, after 1" in out
+    assert "Not applicable: `transmix`, it needs" in out
+
+
 def test_a_table_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixbench("table", "tiny", "--format", "csv", "--out", "deep/tiny.csv") == 0
     assert (
@@ -87,6 +125,11 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("run tiny mixup,alpha=-1", "alpha: it should be greater than 0, not '-1'"),
         ("run tiny nobody.newmix", "nobody.newmix can't be imported"),
         ("run tiny manifold,at=layer9", "no stage 'layer9'"),
+        ("run tiny transmix", "transmix: it needs the class token's attention"),
+        ("todo tiny stylemix", "stylemix: there is no vgg_normalised.pth: take it from github.com"),
+        ("speed digits/tiny", "no setting 'digits/tiny'"),
+        ("speed digits/small mixpu", "no method 'mixpu'"),
+        ("speed digits/small --steps 0", "0 is not in the range x>=1"),
         ("run tiny --results file", "results folder file can't be written"),
         ("run tiny --device abacus", "device 'abacus' can't be used here"),
         ("run tiny --jobs 0", "0 is not in the range x>=1"),

@@ -14,10 +14,10 @@ GREY = (0.5, 0.5, 0.5)
 
 def test_the_last_maps_have_the_papers_shapes() -> None:
     x = torch.rand(2, 3, 32, 32)
-    maps, _ = preactresnet18(100, GREY, GREY).eval().split("layer4")
+    maps, _ = preactresnet18(100, 32, GREY, GREY).eval().split("layer4")
     assert maps(x).shape == (2, 512, 4, 4)
     assert maps(x).min() < 0  # no last ReLU
-    maps, _ = small(10, GREY, GREY).split("layer4")
+    maps, _ = small(10, 8, GREY, GREY).split("layer4")
     assert maps(torch.rand(2, 3, 8, 8)).shape == (2, 64, 2, 2)
 
 
@@ -29,7 +29,7 @@ def test_preactresnet18_has_the_known_number_of_parameters() -> None:
     norms = 2 * 64 + sum(
         2 * (d_in + 3 * d) for d_in, d in [(64, 64), (64, 128), (128, 256), (256, 512)]
     )
-    net = preactresnet18(100, GREY, GREY)
+    net = preactresnet18(100, 32, GREY, GREY)
     assert sum(p.numel() for p in net.parameters()) == convolutions + norms + 513 * 100
 
 
@@ -58,7 +58,7 @@ def plain_preactresnet18(net: Net, x: Tensor) -> Tensor:
 
 def test_preactresnet18_equals_a_plain_transcription() -> None:
     torch.manual_seed(0)
-    net = preactresnet18(100, (0.25,) * 3, GREY)
+    net = preactresnet18(100, 32, (0.25,) * 3, GREY)
     x = torch.rand(4, 3, 32, 32)
     net(x)  # so that running statistics are not those of a new network
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_preactresnet18_equals_a_plain_transcription() -> None:
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_stages_in_a_row_are_the_network(name: str) -> None:
     torch.manual_seed(0)
-    net = NETS[name](7, GREY, GREY).eval()
+    net = NETS[name](7, 32, GREY, GREY).eval()
     x = torch.rand(2, 3, 32, 32)
     for stage in net._modules:
         below, above = net.split(stage)
@@ -79,11 +79,11 @@ def test_stages_in_a_row_are_the_network(name: str) -> None:
 
 def test_a_stage_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ValueError, match="no stage 'layer9'; it has pixels, stem, layer1"):
-        small(10, GREY, GREY).split("layer9")
+        small(10, 8, GREY, GREY).split("layer9")
 
 
 def test_splitting_shares_the_weights() -> None:
-    net = small(10, GREY, GREY)
+    net = small(10, 8, GREY, GREY)
     below, above = net.split("layer2")
     shared = {id(p) for part in (below, above) for p in part.parameters()}
     assert shared == {id(p) for p in net.parameters()}

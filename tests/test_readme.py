@@ -49,7 +49,7 @@ def test_its_method_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_its_training_step_runs() -> None:
-    trunk, _ = small(5, (0.5,) * 3, (0.5,) * 3).split("layer3")
+    trunk, _ = small(5, 8, (0.5,) * 3, (0.5,) * 3).split("layer3")
     names: dict[str, Any] = {
         "torch": torch,
         "normalise": Pixels((0.5,) * 3, (0.5,) * 3),

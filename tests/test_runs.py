@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mixbench.bench import runs
 from mixbench.bench.cells import BadFile, Cell, Run, Store
@@ -20,6 +23,7 @@ from mixbench.bench.runs import (
     ask,
     check,
     fill,
+    inapplicable,
     optimizer,
     pick_device,
     resume,
@@ -34,8 +38,11 @@ SETTING = "digits/small,epochs=3"
 TASKS = ["classification", "calibration", "robustness,steps=2"]
 
 
+CHEAPER = {"stylemix": "stylemix,size=16,p=0.5", "supermix": "supermix,steps=4"}
+
+
 def weights(training: Training) -> list[Tensor]:
-    return [*training.objective.state_dict().values()]
+    return [leaf for leaf in tree_leaves(training.objective.state_dict()) if leaf is not None]
 
 
 def cut_short(run: Run, lab: Lab, epochs: int) -> None:
@@ -49,15 +56,21 @@ def cut_short(run: Run, lab: Lab, epochs: int) -> None:
         train(run, lab, report)
 
 
-@pytest.mark.parametrize("method", names("mixbench.methods"))
-def test_a_resumed_training_is_the_same_to_the_bit(method: str, tmp_path: Path) -> None:
-    run = Run(SETTING, method, 0)
+@pytest.mark.usefixtures("adain")
+@pytest.mark.parametrize("name", names("mixbench.methods"))
+def test_a_resumed_training_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
+    method, setting = CHEAPER.get(name, name), SETTING
+    if inapplicable(setting, method):
+        setting = setting.replace("small", "smallvit")
+    assert not inapplicable(setting, method)
+    run = Run(setting, method, 0)
     whole = train(run, Lab(Store(tmp_path / "whole")))
     parts = Lab(Store(tmp_path / "parts"))
     cut_short(run, parts, 1)
     cut_short(run, parts, 2)
     resumed = train(run, parts)
     assert all(a.equal(b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert len(whole.epochs) == len(resumed.epochs) == 3
     for a, b in zip(whole.epochs, resumed.epochs, strict=True):
         assert (a["top1"], a["top5"]) == (b["top1"], b["top5"])
 
@@ -208,13 +221,22 @@ def test_the_cosine_schedule_falls_to_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("digits/small,batch=2000", "digits: 1297 training images can't fill a batch of 2000"),
+        ("cifar100/preactresnet18", r"train is missing; .* --data"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_anything_starts(
+    lab: Lab, setting: str, why: str
+) -> None:
+    with pytest.raises(BadInput, match=why):
+        check([setting], lab)
+
+
+@pytest.mark.parametrize(
     ("setting", "method", "why"),
     [
-        (
-            "digits/small,batch=2000",
-            "mixup",
-            "digits: 1297 training images can't fill a batch of 2000",
-        ),
         ("digits/small", "manifold,at=pixels+layer9", "no stage 'layer9'; it has pixels, stem"),
         (
             "digits/small",
@@ -226,14 +248,78 @@ def test_the_cosine_schedule_falls_to_zero() -> None:
             "densemultimix,at=layer3,attention=cam",
             "attention=cam needs .* not at=layer3",
         ),
-        ("cifar100/preactresnet18", "mixup", r"train is missing; .* --data"),
+        ("digits/small", "transmix", "the class token's attention in a vision transformer"),
+        ("cifar100/preactresnet18", "tokenmix", "vision transformer"),
+        ("digits/smallvit", "manifold", "no stage 'layer1'; it has pixels, stem, block1"),
+        ("digits/small", "stylemix", r"^there is no vgg_normalised.pth: take it from .*TORCH_HOME"),
+        ("digits/smallvit", "transmix", ""),
+        ("cifar100/preactresnet18", "puzzlemix", ""),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_it_starts(
-    lab: Lab, setting: str, method: str, why: str
+def test_what_does_not_apply_says_why(setting: str, method: str, why: str) -> None:
+    said = inapplicable(setting, method)
+    assert re.search(why, said) if why else said == ""
+    assert "\n" not in said
+
+
+TAUGHT = Run("digits/small,epochs=1", "supermix,steps=2", 3)
+TEACHER = Run("digits/small,epochs=1", "baseline", 3)
+
+
+def test_a_teacher_is_the_baseline_of_the_same_setting_and_seed(lab: Lab) -> None:
+    assert TAUGHT.teacher == TEACHER
+    assert TEACHER.teacher is None
+
+
+def test_a_teacher_that_is_not_there_is_trained_first(lab: Lab) -> None:
+    heard: list[str] = []
+    taught = train(TAUGHT, lab, lambda doing, *_: heard.append(doing))
+    assert list(dict.fromkeys(heard)) == [
+        "waiting for its teacher",
+        "training its teacher",
+        "training",
+    ]
+    teacher = train(TEACHER, lab)  # from its checkpoint
+    guide = taught.objective.get_submodule("guide").state_dict()
+    assert all(guide[key].equal(value) for key, value in teacher.objective.net.state_dict().items())
+    start = Training(TAUGHT, lab).objective.net
+    assert not all(a.equal(b) for a, b in zip(start.parameters(), guide.values(), strict=False))
+    assert lab.store.missing(TEACHER, TASKS) == TASKS
+
+
+def test_a_teacher_that_is_there_is_not_trained_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BadInput, match=why):
-        check([Run(setting, method, 0)], lab)
+    train(TEACHER, lab)
+    trained = []
+    plain = Training.epoch
+    monkeypatch.setattr(Training, "epoch", lambda self: [trained.append(self.run), plain(self)])
+    train(TAUGHT, lab)
+    assert trained == [TAUGHT]
+
+
+def test_a_teacher_is_the_same_whoever_trains_it(tmp_path: Path) -> None:
+    alone, within = Lab(Store(tmp_path / "alone")), Lab(Store(tmp_path / "within"))
+    train(TAUGHT, within)
+    one, other = train(TEACHER, alone), train(TEACHER, within)
+    assert all(a.equal(b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def test_a_teacher_that_another_process_trains_is_waited_for(lab: Lab) -> None:
+    doing: list[str] = []
+    pupil = Thread(target=train, args=(TAUGHT, lab, lambda what, *_: doing.append(what)))
+    with lab.store.claim(TEACHER):
+        pupil.start()
+        pupil.join(0.5)
+        assert doing == ["waiting for its teacher"]
+    pupil.join()
+    assert doing[-1] == "training"
+
+
+def test_what_a_teacher_resolves_to_is_part_of_a_record() -> None:
+    parameters = TAUGHT.identity()["parameters"]
+    assert parameters["teacher"] == {"version": 1}
+    assert "teacher" not in TEACHER.identity()["parameters"]
 
 
 def test_devices_are_picked_or_refused() -> None:

@@ -1,5 +1,6 @@
 """Tables: goldens made by hand, and the declarations."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,40 @@ def test_markdown_golden(store: Store) -> None:
         "that has fewer in brackets), best in bold, second best in italics, missing as -. "
         f"{EPOCH_RULE}\n"
     )
+
+
+def test_what_does_not_apply_is_not_missing(store: Store) -> None:
+    table = replace(
+        TABLE, methods=("mixup", "cutmix", "transmix"), columns=("classification:top1",)
+    )
+    assert table.markdown(store) == (
+        "| method   | top-1 error, % |\n"
+        "| -------- | -------------: |\n"
+        "| mixup    |   **1.00 (1)** |\n"
+        "| cutmix   |              - |\n"
+        "| transmix |            n/a |\n"
+        "\n"
+        "A caption. Setting: `digits/small`. Mean ± standard deviation over n = 3 seeds (n of a cell "
+        "that has fewer in brackets), best in bold, second best in italics, missing as -. "
+        f"{EPOCH_RULE} Not applicable to `digits/small`: `transmix`, it needs the class token's "
+        "attention in a vision transformer; the network has no class token.\n"
+    )
+    assert {run.method for run, _ in table.todo(store)} == {"mixup", "cutmix"}
+
+
+def test_a_number_that_is_there_is_printed_whether_or_not_it_could_be_made_here(
+    store: Store,
+) -> None:
+    put(store, "transmix", 0, "classification", top1(5.0))
+    table = replace(TABLE, methods=("transmix",), columns=("classification:top1",))
+    assert "5.00" in table.markdown(store)
+
+
+def test_a_method_that_applies_to_one_of_the_settings_is_not_refused() -> None:
+    both = replace(TABLE, settings=("digits/small", "digits/smallvit"))
+    assert both.refusal("transmix") == ""
+    assert "vision transformer" in TABLE.refusal("transmix")
+    assert TABLE.refusal("mixup") == ""
 
 
 def test_csv_golden(store: Store) -> None:

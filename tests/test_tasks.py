@@ -47,7 +47,7 @@ def trained(method: Method | None = None, seed: int = 0) -> Trained:
     torch.manual_seed(seed)
     dataset = digits.read(Path())
     data = Data(dataset, batch=64, crop=1, flip=False, seed=seed)
-    net = small(10, dataset.mean, dataset.std)
+    net = small(10, 8, dataset.mean, dataset.std)
     objective = (method or Baseline()).objective(net)
     sgd = torch.optim.SGD(objective.parameters(), 0.1)
     for (x, y), _ in zip(data.epoch(0), range(3), strict=False):

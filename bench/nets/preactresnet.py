@@ -81,13 +81,13 @@ def preactresnet(
     )
 
 
-def preactresnet18(classes: int, mean: Sequence[float], std: Sequence[float]) -> Net:
+def preactresnet18(classes: int, size: int, mean: Sequence[float], std: Sequence[float]) -> Net:
     """The R-18 of the papers for 32 x 32 images: a last map of 512 x 4 x 4."""
     widths, strides = (64, 128, 256, 512), (1, 2, 2, 2)
     return preactresnet(classes, mean, std, widths=widths, blocks=2, strides=strides)
 
 
-def small(classes: int, mean: Sequence[float], std: Sequence[float]) -> Net:
+def small(classes: int, size: int, mean: Sequence[float], std: Sequence[float]) -> Net:
     """A narrow one for 8 x 8 images: a last map of 64 x 2 x 2."""
     widths, strides = (16, 32, 64, 64), (1, 2, 2, 1)
     return preactresnet(classes, mean, std, widths=widths, blocks=1, strides=strides)

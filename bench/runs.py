@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from mixbench.bench.cells import (
@@ -246,19 +246,26 @@ def build(name: str, data: Data) -> Net:
     return NETS[name](data.classes, dataset.train.x.shape[-1], dataset.mean, dataset.std)
 
 
-def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[SGD, LRScheduler]:
+def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
     """The recipe's optimizer, and its schedule, which steps once per epoch."""
-    sgd = SGD(
-        [parameter for parameter in objective.parameters() if parameter.requires_grad],
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    steps = _steps(trained, recipe)
+    if recipe.schedule == "cosine":
+        return steps, CosineAnnealingLR(steps, recipe.epochs)
+    quarters = [-(-recipe.epochs * k // 4) for k in (1, 2, 3)]
+    return steps, MultiStepLR(steps, quarters)
+
+
+def _steps(trained: list[torch.nn.Parameter], recipe: Recipe) -> Optimizer:
+    if recipe.optimizer == "adamw":
+        return AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
+    return SGD(
+        trained,
         recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
-    if recipe.schedule == "cosine":
-        return sgd, CosineAnnealingLR(sgd, recipe.epochs)
-    quarters = [-(-recipe.epochs * k // 4) for k in (1, 2, 3)]
-    return sgd, MultiStepLR(sgd, quarters)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from mixbench.bench.spec import choose, override, resolved, respell
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD on full batches.
+    """How a network is trained, on full batches.
 
+    optimizer: "sgd", with momentum, or "adamw".
     schedule: "step" divides the learning rate by ten after each quarter of the epochs, "cosine"
         lets it fall to zero.
     crop: padding in pixels, of which a random crop takes back the size. flip: left to right.
@@ -19,6 +20,7 @@ class Recipe:
 
     epochs: PositiveInt
     batch: PositiveInt = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.1
     momentum: NonNegativeFloat = 0.9
     nesterov: bool = False
@@ -74,11 +76,11 @@ SETTINGS = {
             "digits",
             "smallvit",
             Recipe(
-                epochs=15,
+                epochs=30,
                 batch=64,
-                lr=0.05,
-                nesterov=True,
-                weight_decay=5e-4,
+                optimizer="adamw",
+                lr=3e-3,
+                weight_decay=0.05,
                 schedule="cosine",
                 crop=1,
                 flip=False,

@@ -12,7 +12,9 @@ from helpers import batch
 from mixbench.bench.cells import Store
 from mixbench.bench.nets.preactresnet import Pixels, small
 from mixbench.bench.paper import TABLES
+from mixbench.bench.runs import inapplicable
 from mixbench.bench.spec import parse
+from mixbench.bench.tables import Table
 from mixbench.methods import Method
 
 ROOT = Path(__file__).parents[1]
@@ -20,19 +22,30 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_its_table_and_the_committed_ones_are_printed_from_the_committed_cells() -> None:
-    table, store = TABLES["quickstart"], Store(ROOT / "results")
-    there = tuple(m for m in table.methods if (ROOT / "results/digits/small" / m).exists())
-    table = replace(table, methods=there)
-    assert len(there) >= 7
-    assert table.markdown(store) in README
-    assert table.markdown(store) == (ROOT / "results/tables/quickstart.md").read_text()
-    assert table.csv(store) == (ROOT / "results/tables/quickstart.csv").read_text()
+def committed(name: str) -> Table:
+    """The table without methods that somebody has only just added."""
+    table = TABLES[name]
+    (setting,) = table.settings
+    there = [m for m in table.methods if (ROOT / "results" / setting / m).exists()]
+    there += [m for m in table.methods if inapplicable(setting, m)]
+    assert len(there) >= min(len(table.methods), 17)
+    return replace(table, methods=tuple(m for m in table.methods if m in there))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-vit"])
+def test_the_committed_tables_are_printed_from_the_committed_cells(name: str) -> None:
+    table, store = committed(name), Store(ROOT / "results")
+    assert table.markdown(store) == (ROOT / f"results/tables/{name}.md").read_text()
+    assert table.csv(store) == (ROOT / f"results/tables/{name}.csv").read_text()
     assert not list(table.todo(store))
 
 
+def test_its_table_is_the_committed_one() -> None:
+    assert (ROOT / "results/tables/quickstart.md").read_text() in README
+
+
 def test_every_method_of_the_quickstart_is_above_95_percent() -> None:
-    scores = TABLES["quickstart"].scores(Store(ROOT / "results"))
+    scores = committed("quickstart").scores(Store(ROOT / "results"))
     assert scores[scores.metric == "top1"].value.max() < 5
 
 

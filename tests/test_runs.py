@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
 from mixbench.bench import runs
@@ -213,6 +214,17 @@ def test_the_step_schedule_divides_by_ten_after_each_quarter() -> None:
     assert rates(Recipe(epochs=8)) == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001]
     assert rates(Recipe(epochs=1)) == [0.1]
     assert rates(Recipe(epochs=2)) == [0.1, 0.001]
+
+
+def test_the_optimizer_is_the_recipes_and_leaves_what_is_frozen() -> None:
+    layer = torch.nn.Linear(2, 1)
+    layer.bias.requires_grad_(False)
+    for kind, name in ((SGD, "sgd"), (AdamW, "adamw")):
+        steps, _ = optimizer(layer, Recipe(epochs=1, optimizer=name, lr=0.3, weight_decay=0.2))
+        (group,) = steps.param_groups
+        assert type(steps) is kind
+        assert group["params"] == [layer.weight]
+        assert (group["lr"], group["weight_decay"]) == (0.3, 0.2)
 
 
 def test_the_cosine_schedule_falls_to_zero() -> None:

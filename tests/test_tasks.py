@@ -23,7 +23,7 @@ from mixbench.methods.multimix import MultiMix
 from mixbench.tasks import Task, Trained
 from mixbench.tasks.calibration import Calibration, expected_calibration_error
 from mixbench.tasks.classification import Classification, errors
-from mixbench.tasks.cost import Cost
+from mixbench.tasks.cost import Cost, LossTerms
 from mixbench.tasks.robustness import Robustness, attack
 
 EPOCHS = [{"top1": float(20 - i), "top5": float(i)} for i in range(12)]
@@ -232,3 +232,11 @@ def test_cost_counts_the_loss_terms(method: Method, terms: int) -> None:
     assert scores["terms"] == terms
     assert scores["speed"] > 0
     assert scores["memory"] > 50  # torch alone takes more
+
+
+def test_both_criteria_count_as_loss_terms() -> None:
+    logits = torch.randn(6, 5)
+    with LossTerms() as terms:
+        nn.functional.cross_entropy(logits, logits.softmax(1))
+        nn.functional.binary_cross_entropy_with_logits(logits[:2], logits[:2].sigmoid())
+    assert terms.count == 8

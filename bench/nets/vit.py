@@ -73,7 +73,7 @@ def smallvit(classes: int, size: int, mean: Sequence[float], std: Sequence[float
     """A narrow one for small images of side ``size``: patches of 2 x 2, four blocks, d = 64."""
     from timm.models.vision_transformer import VisionTransformer  # takes seconds
 
-    model = VisionTransformer(
+    model: Any = VisionTransformer(
         img_size=size,
         patch_size=2,
         num_classes=classes,
@@ -82,4 +82,5 @@ def smallvit(classes: int, size: int, mean: Sequence[float], std: Sequence[float
         num_heads=4,
         mlp_ratio=2,
     )
+    nn.init.trunc_normal_(model.pos_embed, std=0.5)  # else short trainings don't find it
     return staged(model, mean, std)

@@ -1,12 +1,15 @@
 """What a training step of each method costs, beside the baseline's, on one machine in one go."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from statistics import mean, median
+from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mixbench.bench.cells import method, setting
@@ -14,40 +17,77 @@ from mixbench.bench.data import Data
 from mixbench.bench.runs import Lab, build, inapplicable, open_data, optimizer
 from mixbench.bench.settings import Recipe
 from mixbench.bench.tables import grid
-from mixbench.tasks import measured, resident
+from mixbench.tasks import measured
 
 BASELINE = "baseline"
+MEMORY_STEPS = 4  # of which a method that draws one of two branches takes both, more often than not
 HEADS = ["method", "median, ms", "of baseline", "mean, ms", "of baseline", "peak, MiB"]
 HEADS += ["of baseline", "beyond one forward + backward"]
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors, those given and those made within, that are alive at once."""
+
+    def __init__(self, there: object) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+        self.add(there)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.add(out)
+        return out
+
+    def add(self, made: object) -> None:
+        for leaf in tree_leaves(made):
+            if (
+                isinstance(leaf, Tensor)
+                and (key := leaf.untyped_storage()._cdata) not in self.known
+            ):
+                self.known.add(key)
+                self.now += leaf.untyped_storage().nbytes()
+                self.peak = max(self.peak, self.now)
+                finalize(leaf.untyped_storage(), self.drop, key, leaf.untyped_storage().nbytes())
+
+    def drop(self, key: int, size: int) -> None:
+        self.known.remove(key)
+        self.now -= size
+
+
 @dataclass
 class Subject:
-    """A method in training, and the seconds and bytes that each of its steps took."""
+    """A method in training, and the seconds that each of its steps took."""
 
     name: str
     objective: torch.nn.Module
     optimizer: torch.optim.Optimizer
     passes: str
     seconds: list[float] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
+
+    def timed_step(self, x: Tensor, y: Tensor) -> None:
+        with measured(x.device) as measure:
+            self.step(x, y)
+        self.seconds.append(measure.seconds)
 
     def step(self, x: Tensor, y: Tensor) -> None:
+        loss = self.objective(x, y)
         self.optimizer.zero_grad()
-        before = resident(x.device)
-        with measured(x.device) as measure:
-            self.objective(x, y).backward()
-            self.optimizer.step()
-        self.seconds.append(measure.seconds)
-        self.bytes.append(self.held() + measure.peak_memory_bytes - before)
+        loss.backward()
+        self.optimizer.step()
 
-    def held(self) -> int:
-        """The bytes of weights and of the optimizer's state."""
-        leaves = tree_leaves([self.objective.state_dict(), self.optimizer.state_dict()])
-        return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
-
-    def forget(self) -> None:
-        self.seconds, self.bytes = [], []
+    def peak(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """The most bytes of weights, optimizer and all else that a step has at once."""
+        peaks: list[int] = []
+        for x, y in batches:
+            state = [self.objective.state_dict(), self.optimizer.state_dict()]
+            gradients = [parameter.grad for parameter in self.objective.parameters()]
+            with LiveBytes([state, gradients, x, y]) as live:
+                self.step(x, y)
+            peaks.append(live.peak)
+        return max(peaks)
 
 
 def speed(name: str, methods: Sequence[str], lab: Lab, steps: int, warmup: int) -> str:
@@ -59,15 +99,14 @@ def speed(name: str, methods: Sequence[str], lab: Lab, steps: int, warmup: int) 
     data = open_data(chosen.data, chosen.recipe, lab, seed=0)
     there = [m for m in dict.fromkeys([BASELINE, *methods]) if not inapplicable(name, m)]
     subjects = [subject(m, chosen.net, chosen.recipe, data, lab.device) for m in there]
-    batches = cycle(list(islice(data.epoch(0), 8)))
-    for count in (warmup, steps):
+    few = list(islice(data.epoch(0), 8))
+    for x, y in islice(cycle(few), warmup + steps):
         for each in subjects:
-            each.forget()
-        for x, y in islice(batches, count):
-            for each in subjects:
-                each.step(x, y)
+            each.timed_step(x, y)
+    for each in subjects:
+        del each.seconds[:warmup]
     reasons = {m: why for m in methods if (why := inapplicable(name, m))}
-    return f"{grid([HEADS, *rows(subjects)])}\n{caption(name, lab, steps, warmup, reasons)}\n"
+    return f"{grid([HEADS, *rows(subjects, few[:MEMORY_STEPS])])}\n{caption(name, lab, steps, warmup, reasons)}\n"
 
 
 def subject(name: str, net_name: str, recipe: Recipe, data: Data, device: torch.device) -> Subject:
@@ -79,17 +118,19 @@ def subject(name: str, net_name: str, recipe: Recipe, data: Data, device: torch.
     return Subject(name, objective, optimizer(objective, recipe)[0], chosen.passes)
 
 
-def rows(subjects: Sequence[Subject]) -> Iterator[list[str]]:
+def rows(
+    subjects: Sequence[Subject], batches: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[list[str]]:
     """A row for each; the first is what the others are compared with."""
     first, *_ = subjects
+    least = first.peak(batches)
     for each in subjects:
         row = [each.name]
         for typical in (median, mean):
             row += [f"{1e3 * typical(each.seconds):.2f}"]
             row += [f"{typical(each.seconds) / typical(first.seconds):.3f}"]
-        peak = max(each.bytes)
-        row += [f"{peak / 2**20:.0f}", f"{peak / max(first.bytes):.2f}", each.passes or "-"]
-        yield row
+        peak = each.peak(batches)
+        yield [*row, f"{peak / 2**20:.0f}", f"{peak / least:.2f}", each.passes or "-"]
 
 
 def caption(name: str, lab: Lab, steps: int, warmup: int, reasons: dict[str, str]) -> str:
@@ -99,6 +140,6 @@ def caption(name: str, lab: Lab, steps: int, warmup: int, reasons: dict[str, str
     return (
         f"Setting: `{name}`, on {where}, torch {torch.__version__}. {steps} steps of each method, "
         f"in turn, after {warmup}. A step is forward, backward and update on a batch that lies on the "
-        "device; its peak counts weights, optimizer and what the step adds. Teachers are untrained."
-        + "".join(f" Not applicable: `{m}`, {why}." for m, why in reasons.items())
+        f"device. The peak is that of all tensors at once, of {MEMORY_STEPS} more steps. Teachers are "
+        "untrained." + "".join(f" Not applicable: `{m}`, {why}." for m, why in reasons.items())
     )

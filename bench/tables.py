@@ -6,10 +6,11 @@ from itertools import product
 
 import pandas as pd
 
+from mixbench.bench import cells
 from mixbench.bench.cells import Cell, Run, Store, task
 from mixbench.bench.runs import inapplicable
 from mixbench.bench.spec import canonical
-from mixbench.methods import Method
+from mixbench.methods import Guided, Method
 from mixbench.tasks import Metric
 
 EPOCH_RULE = (
@@ -112,13 +113,18 @@ class Table:
 
     def _legend(self) -> str:
         where = ", ".join(f"`{setting}`" for setting in self.settings)
+        apart = [f"to `{s}`: `{m}`, {why}." for s, m, why in self.inapplicable()]
+        helped = ", ".join(f"`{m}`" for m in self.methods if isinstance(cells.method(m), Guided))
         return (
             f"{self.caption} Setting: {where}. Mean ± standard deviation over n = {self.seeds} "
             "seeds (n of a cell that has fewer in brackets), best in bold, second best in italics, "
             f"missing as -. {EPOCH_RULE}"
-            + "".join(
-                f" Not applicable to `{s}`: `{m}`, {why}." for s, m, why in self.inapplicable()
+            + (
+                f" Not like for like, as they ask a network trained before: {helped}."
+                if helped
+                else ""
             )
+            + "".join(f" Not applicable {each}" for each in apart)
         )
 
 

@@ -64,7 +64,7 @@ class AlignMixup(Mixer):
             change = (new_u - u).abs().sum(1).mean()
             u, v = torch.where(running, new_u, u), torch.where(running, new_v, v)
             running = running & (change >= self.tolerance)
-        plan: Tensor = r * ((u[..., None] + v[:, None] - cost) / self.eps).exp()
+        plan: Tensor = r * ((u[..., None] - cost + v[:, None]) / self.eps).exp()
         return plan.to(own)
 
     def otherwise(self) -> Method:

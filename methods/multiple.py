@@ -1,6 +1,6 @@
 """Multiple interpolations per pair (Shen et al., arXiv 2406.01417)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,8 @@ class Multiple(Method):
     as in the bases. There is no official code. For other parameters of a base, give it its own k:
     ``cutmix,p=1,k=5,nested=True`` has boxes within boxes (the paper's choice is not known).
     """
+
+    passes: ClassVar[str] = "all images k times, in the same pass; the base's"
 
     base: Literal["mixup", "manifold", "cutmix", "puzzlemix"] = "mixup"
     k: PositiveInt = 5

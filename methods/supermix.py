@@ -18,6 +18,8 @@ class SuperMix(Guided):
     The official code first fills a folder with mixtures, 8-bit images under the teacher's hard
     labels, then trains. Here the pool is filled by the first batches of the training itself, which
     draws from what there is; no folder of images is needed, and no second pass over the data.
+    Images and mixtures share one pass, so that batch normalisation sees in training what it is
+    tested with; in the official code each have their own.
 
     pool: mixtures after which no more are made.
     images: how many are mixed, at ratios from Dirichlet(alpha).
@@ -108,39 +110,51 @@ class SuperMix(Guided):
 
 
 class SuperMixObjective(GuidedObjective):
-    """The objective, with the mixtures made so far: images (n, 3, h, w), uint8, and labels (n,)."""
+    """The objective, with the mixtures made so far: the first ``count`` of the pool."""
 
     method: SuperMix
 
     def __init__(self, method: SuperMix, net: Net, guide: nn.Module) -> None:
         super().__init__(method, net, guide)
-        self.pool: dict[str, Tensor] = {}
+        self.count = 0
+        self.images = self.labels = torch.empty(0)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if len(self.pool.get("labels", ())) < self.method.pool:
-            self.fill(x)
-        count = len(self.pool["labels"])
-        pick = torch.randint(max(count, 1), (len(x) if count else 0,))
-        mixed, labels = self.pool["images"][pick].to(x) / 255, self.pool["labels"][pick]
+        if self.count < self.method.pool:
+            with full_precision(x.device):
+                self.add(*self.method.generate(self.guide, x))
+        pick = torch.randint(max(self.count, 1), (len(x) if self.count else 0,))
+        mixed, labels = self.images[pick].to(x) / 255, self.labels[pick]
         logits, mixed_logits = self.net(torch.cat([x, mixed])).tensor_split([len(x)])
         loss = F.cross_entropy(logits, y)
         loss = loss + F.cross_entropy(mixed_logits, labels, reduction="sum") / len(x)
         return self.method.weight * loss
 
-    def fill(self, x: Tensor) -> None:
-        """Add the mixtures of a batch to the pool."""
-        with full_precision(x.device):
-            images, labels = self.method.generate(self.guide, x)
-        new = {"images": (images * 255).round().to(torch.uint8), "labels": labels}
-        self.pool = {
-            key: torch.cat([self.pool.get(key, part[:0]), part]) for key, part in new.items()
-        }
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Put mixtures (n, 3, h, w) in [0, 1] and labels (n,) into the pool, as many as fit."""
+        if not len(self.images):
+            size = self.method.pool
+            self.images = torch.empty(size, *images.shape[1:], dtype=torch.uint8)
+            self.labels = torch.empty(size, dtype=torch.int64)
+        end = min(self.count + len(images), self.method.pool)
+        new = end - self.count
+        self.images[self.count : end] = (images[:new] * 255).round().to(torch.uint8)
+        self.labels[self.count : end] = labels[:new]
+        self.count = end
+
+    @property
+    def pool(self) -> dict[str, Tensor]:
+        """Images (count, 3, h, w), uint8, and labels (count,)."""
+        return {"images": self.images[: self.count], "labels": self.labels[: self.count]}
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        return self.pool
+        return {key: part.clone() for key, part in self.pool.items()}
 
     def set_extra_state(self, state: Any) -> None:
-        self.pool = state
+        self.count = 0
+        if len(state["labels"]):
+            with state["images"].device:
+                self.add(state["images"] / 255, state["labels"])
 
 
 def _same_classes(logits: Tensor, target: Tensor, k: int) -> Tensor:
@@ -152,7 +166,7 @@ def _same_classes(logits: Tensor, target: Tensor, k: int) -> Tensor:
 def _blurred(maps: Tensor, sigma: float) -> Tensor:
     """Maps (n, 1, h, w) smoothed by a Gaussian of 5 sigma taps, zeros around them."""
     taps = max(int(5 * sigma), 1)
-    offset = torch.arange(taps).to(maps) - taps // 2
+    offset = torch.arange(taps).to(maps) - (taps - 1) / 2
     kernel = (-offset.square() / (2 * (taps / 5) ** 2)).exp()
     kernel = kernel / kernel.sum()
     before, after = (taps - 1) // 2, taps // 2

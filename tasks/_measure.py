@@ -30,15 +30,6 @@ def measured(device: torch.device) -> Iterator[Measure]:
     measure.peak_memory_bytes = _peak(device)
 
 
-def resident(device: torch.device) -> int:
-    """Bytes now: allocated on a GPU, resident in the process on a CPU (0 where that is not told)."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
-
-
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

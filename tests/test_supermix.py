@@ -25,7 +25,9 @@ from mixbench.methods.supermix import SuperMix, SuperMixObjective, _blurred, _sa
 pytestmark = pytest.mark.usefixtures("float64")
 
 METHOD = SuperMix(mask=4, steps=12, tolerance=0)
-each_sigma = pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0, 1.5])  # of 1, 3, 5 and 7 taps
+each_sigma = pytest.mark.parametrize(
+    "sigma", [0.3, 0.6, 1.0, 1.5, 2.0]
+)  # of 1, 3, 5, 7 and 10 taps
 
 
 def teacher(height: int = 8, width: int = 8, hidden: int = 0) -> Net:
@@ -298,6 +300,20 @@ def test_one_image_alone_is_its_own_mixture_in_eight_bits() -> None:
     assert labels.equal(guide(found).argmax(1))
 
 
+class EightBits(nn.Module):
+    """Sees class 1 in images of 8 bits, and class 0 in others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = (255 * x - (255 * x).round()).abs().mean((1, 2, 3)) - 0.1
+        return torch.stack([off, -off], 1)
+
+
+def test_labels_are_those_of_what_is_left_of_mixtures_in_eight_bits() -> None:
+    torch.manual_seed(0)
+    _, labels = replace(METHOD, images=1).generate(EightBits(), images(6))
+    assert labels.tolist() == [1] * 6
+
+
 def grey(shares: Tensor) -> Tensor:
     """The sparsity term of shares (n, k, 1, h, w) alone."""
     n = len(shares)
@@ -371,7 +387,7 @@ def test_a_step_brings_the_linear_part_of_the_loss_to_zero_unless_clamped(sigma:
     smooth = torch.einsum("ij,nkcjl,ml->nkcim", gaussian(4, sigma), q, gaussian(4, sigma))
     length = before / (q * smooth).flatten(1).sum(1)
     free = (length > 1e-4) & (length < 2000)
-    assert free.sum() >= 15
+    assert free.sum() > 10
     change = method.moved(m, loss(m)) - m
     left = before + (q * change).flatten(1).sum(1)
     assert_same(left[free], torch.zeros_like(left[free]), atol=1e-6)
@@ -463,11 +479,11 @@ def test_mixtures_are_added_until_the_pool_is_full() -> None:
         counts.append(len(trained.pool["labels"]))
         assert len(trained.pool["images"]) == counts[-1]
         assert bool(asked) == (counts[-2] < 12)
-        for key, part in before.items():
+        for key, part in before.items() if counts[-2] else ():
             assert trained.pool[key][: len(part)].equal(part)
     assert counts == sorted(counts)
     assert counts[1] > 0
-    assert 12 <= counts[-1] < 12 + 6
+    assert counts[-1] == 12
     assert counts[-1] == counts[-2]
 
 
@@ -501,10 +517,12 @@ def test_eight_bits_are_the_same_in_single_precision() -> None:
 def full(guide: Net | None = None, weight: float = 2.0, n: int = 7) -> SuperMixObjective:
     """An objective whose pool has ``n`` random mixtures, and is full."""
     trained = objective(replace(METHOD, pool=n, weight=weight), guide)
-    trained.pool = {
-        "images": torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8),
-        "labels": torch.randint(CLASSES, (n,)),
-    }
+    trained.set_extra_state(
+        {
+            "images": torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8),
+            "labels": torch.randint(CLASSES, (n,)),
+        }
+    )
     return trained
 
 
@@ -611,7 +629,7 @@ def test_a_pool_that_was_never_filled_can_be_saved_too() -> None:
     fresh, used = objective(), objective()
     used(*batch(9))
     used.load_state_dict(fresh.state_dict())
-    assert used.pool == {}
+    assert used.count == len(used.pool["images"]) == len(used.pool["labels"]) == 0
     assert used(*batch(9)).isfinite()
 
 

@@ -89,6 +89,13 @@ def test_a_number_that_is_there_is_printed_whether_or_not_it_could_be_made_here(
     assert "5.00" in table.markdown(store)
 
 
+def test_methods_with_a_helper_are_marked(store: Store) -> None:
+    table = replace(TABLE, methods=("mixup", "supermix", "stylemix"))
+    marked = "Not like for like, as they ask a network trained before: `supermix`, `stylemix`."
+    assert marked in table.markdown(store)
+    assert "like for like" not in TABLE.markdown(store)
+
+
 def test_a_method_that_applies_to_one_of_the_settings_is_not_refused() -> None:
     both = replace(TABLE, settings=("digits/small", "digits/smallvit"))
     assert both.refusal("transmix") == ""

@@ -63,7 +63,7 @@ SETTINGS = {
             "digits",
             "small",
             Recipe(
-                epochs=15,
+                epochs=12,
                 batch=64,
                 nesterov=True,
                 weight_decay=5e-4,

@@ -42,7 +42,7 @@ def test_a_record_resolves_every_parameter() -> None:
     parameters = record()["parameters"]
     method = {"version": 1, "p": 1.0, "at": ["pixels"], "alpha": 0.2, "k": 1}
     assert parameters["method"] == method
-    assert parameters["setting"]["recipe"]["epochs"] == 15
+    assert parameters["setting"]["recipe"]["epochs"] == 12
     assert parameters["task"]["steps"] == 5
     assert parameters["task"]["version"] == 1
 

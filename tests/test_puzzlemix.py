@@ -381,20 +381,28 @@ def test_on_the_way_to_the_partner_no_block_turns_back(seed: int) -> None:
 
 def some_wanted(n: int, cases: int) -> Tensor:
     """Where masks of a few kinds are positive, (cases, n, n)."""
-    density = torch.rand(cases, 1, 1)
+    density = torch.rand(cases, 1, 1) ** 2
     noise, half = torch.rand(cases, n, n) < density, torch.arange(n) < n * density
     return torch.where(torch.rand(cases, 1, 1) < 0.5, noise, half.expand(-1, n, n))
 
 
 def some_salient(n: int, cases: int) -> Tensor:
-    """Saliency (cases, n, n) that is even or on few blocks, each with sum one."""
-    log = torch.randn(cases, n, n) * torch.linspace(0.1, 4, cases).view(-1, 1, 1)
-    return log.flatten(1).softmax(1).view(-1, n, n)
+    """Saliency (cases, n, n) that is even, or on few blocks, or on two, each with sum one."""
+    log = torch.randn(2, cases, n * n) * torch.linspace(0.1, 8, cases)[:, None]
+    return log.softmax(2).mean(0).view(-1, n, n)
 
 
 @pytest.mark.parametrize(
     ("n", "cases", "price"),
-    [(4, 200, 0.8), (8, 200, 0.8), (2, 30, 0.8), (4, 60, 0.05), (8, 30, 0.05), (3, 30, 5.0)],
+    [
+        (4, 200, 0.8),
+        (8, 200, 0.8),
+        (2, 30, 0.8),
+        (4, 60, 0.05),
+        (8, 30, 0.05),
+        (3, 300, 0.3),
+        (3, 30, 5.0),
+    ],
 )
 def test_patches_come_from_where_the_loops_of_the_official_code_take_them(
     n: int, cases: int, price: float
@@ -416,7 +424,8 @@ def test_patches_come_from_where_the_loops_of_the_official_code_take_them(
 @pytest.mark.parametrize("price", [0.8, 0.02, 0.0])
 def test_so_they_do_where_much_is_equal(price: float) -> None:
     torch.manual_seed(0)
-    few = torch.randint(3, (60, 4, 4)).double() / 16
+    few = torch.randint(3, (60, 4, 4)) / 16 * (torch.rand(60, 4, 4) < torch.rand(60, 1, 1))
+    few[:, 0, 0] = 1 / 16  # at cost 0 the first patch, alone, would win in the official code
     wanted = some_wanted(4, 60)
     found = sources(few, wanted, price)
     for i in range(60):
@@ -465,11 +474,19 @@ def test_a_salient_patch_moves_to_the_nearest_place_where_it_is_shown() -> None:
     assert source[[0, 2, 3], 2].tolist() == [2, 10, 14]
 
 
+def test_a_patch_that_loses_its_place_goes_to_the_next_best() -> None:
+    saliency = torch.full((1, 3, 3), 0.05 / 7)
+    saliency[0, 0, :2] = torch.tensor([0.45, 0.5])
+    wanted = torch.zeros(1, 3, 3, dtype=torch.bool)
+    wanted[0, 1:, 1] = True  # both prefer the centre: at -0.3 and -0.425, rather than at -0.075
+    assert sources(saliency, wanted, 0.3).view(3, 3)[1:, 1].tolist() == [1, 0]
+
+
 # Mixing.
 
 
 def some_shares(k: int, b: int, n: int) -> Tensor:
-    return torch.randint(3, (k, b, n, n)) / 2
+    return torch.randint(5, (k, b, n, n)) / 4
 
 
 def mixed(
@@ -599,6 +616,7 @@ def test_images_of_which_nothing_is_salient_are_mixed_too() -> None:
     images, targets = PuzzleMix().mix(x, torch.eye(4), torch.zeros(4, 8, 8), (x, x))
     assert images.isfinite().all()
     assert_same(targets.sum(1), torch.ones(4), atol=1e-12)
+    assert pooled(torch.zeros(4, 8, 8), 2).equal(torch.zeros(4, 2, 2))
 
 
 def test_blocks_are_parts_of_the_whole_saliency() -> None:
@@ -850,6 +868,7 @@ wholes = {
     "two labels": PuzzleMix(labels=2),
     "still": PuzzleMix(transport=False),
     "fine patches": PuzzleMix(patch=2, distance=0.3, border=1),
+    "led by saliency": PuzzleMix(labels=2, beta=0.0, eta=0.0, patch=1, distance=0.01),
     "clean loss": PuzzleMix(clean=1.0, patch=None),
     "some clean loss": PuzzleMix(clean=0.3, patch=1),
     "three per pair": PuzzleMix(k=3, clean=0.5, eta=1.0, beta=0.5),
@@ -858,14 +877,20 @@ wholes = {
 }
 
 
-@pytest.mark.parametrize("perturbed", [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("method", wholes.values(), ids=wholes)
+@pytest.mark.parametrize(
+    ("method", "perturbed"),
+    [
+        pytest.param(method, (own, other), id=f"{name}-{own:d}{other:d}")
+        for name, method in wholes.items()
+        for own, other in product([False, True], repeat=2)
+        if method.adversarial or not (own or other)
+    ],
+)
 def test_the_loss_is_that_of_the_formulas(method: PuzzleMix, perturbed: tuple[bool, bool]) -> None:
     torch.manual_seed(2)
     net, (x, y), partner = tiny(), batch(3), [2, 0, 1]
     ratio = [0.9, 0.55, 0.2][: method.k]
     twin, method = deepcopy(net), replace(method, blocks=(2,))
-    perturbed = perturbed if method.adversarial else (False, False)
     noise = method.noise(x).detach() if any(perturbed) else torch.zeros_like(x)
     with (
         drawing(ratio, partner),

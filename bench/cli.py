@@ -174,9 +174,11 @@ def settings() -> None:
 def tables() -> None:
     """List the tables."""
     from mixbench.bench.paper import TABLES
+    from mixbench.bench.runs import inapplicable
 
     for name, table in TABLES.items():
-        print(f"{name}\n    {table.caption} {len(list(table.runs()))} runs.")
+        runs = [run for run in table.runs() if not inapplicable(run.setting, run.method)]
+        print(f"{name}\n    {table.caption} {len(runs)} runs.")
 
 
 def _table(

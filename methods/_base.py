@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods._fields import Probability
-from mixbench.methods._ops import chance, full_precision
+from mixbench.methods._ops import chance, combined, full_precision
 
 
 class Net(nn.Sequential):
@@ -198,7 +198,7 @@ class LinearMixer(Mixer):
 
     def mix(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         w = self.weights(len(z))
-        return torch.einsum("nb,b...->n...", w.to(z), z), w.to(y) @ y
+        return combined(w.to(z), z), w.to(y) @ y
 
     def stage(self, net: Net) -> str:
         """Draw the stage; what would be mixed just before an affine head is mixed after it.

@@ -42,6 +42,16 @@ def pairs(lam: Tensor, b: int) -> Tensor:
     return (lam * eye + (1 - lam) * eye[partners(b)]).flatten(0, 1)
 
 
+def combined(w: Tensor, z: Tensor) -> Tensor:
+    """Mixtures (n, ...) of features (b, ...) by weights (n, b), with the features' memory format.
+
+    A network that gets another one is a tenth slower on some devices.
+    """
+    channels_last = z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last)
+    mixed = torch.einsum("nb,b...->n...", w, z.movedim(1, -1) if channels_last else z)
+    return mixed.movedim(-1, 1) if channels_last else mixed
+
+
 def dirichlet(alpha: Tensor, m: int) -> Tensor:
     """For each entry of ``alpha`` (...), a symmetric Dirichlet vector over ``m`` items, (..., m)."""
     return Dirichlet(alpha[..., None].expand(*alpha.shape, m), validate_args=False).sample()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixbench.bench.cells import Store
-from mixbench.bench.runs import Lab
+from mixbench.bench.runs import Lab, inapplicable
 from mixbench.methods._adain import inverse_vgg, vgg
 
 
@@ -26,15 +26,17 @@ def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home / "hub" / "checkpoints"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def adain(no_weights: Path) -> Iterator[None]:
     """Random weights for StyleMix, in files as they are published."""
     torch.manual_seed(0)
     no_weights.mkdir(parents=True)
     torch.save(vgg().state_dict(), no_weights / "vgg_normalised.pth")
     torch.save(inverse_vgg().state_dict(), no_weights / "decoder.pth")
+    inapplicable.cache_clear()
     yield
     shutil.rmtree(no_weights)
+    inapplicable.cache_clear()
 
 
 @pytest.fixture

@@ -278,6 +278,18 @@ def test_a_stage_that_is_not_there_is_refused(method: Mixer) -> None:
         replace(method, at=("layer9",), p=1.0).loss(tiny(), *batch(4))
 
 
+@each_linear_mixer
+def test_mixing_keeps_the_memory_format(method: LinearMixer) -> None:
+    torch.manual_seed(0)
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        x = torch.rand(4, 3, 8, 8).contiguous(memory_format=memory_format)
+        w = torch.rand(4, 4).softmax(1)
+        with patch.object(type(method), "weights", lambda *_, w=w: w):
+            mixed, _ = method.mix(x, torch.eye(4))
+        assert mixed.is_contiguous(memory_format=memory_format)
+        assert_same(mixed, (w @ x.flatten(1)).view(4, 3, 8, 8), atol=1e-6)
+
+
 class OnMeta(TorchDispatchMode):
     """Lets nothing but single numbers be made off the meta device, where no value can be read."""
 

@@ -383,7 +383,7 @@ def test_the_loss_is_that_of_both_labels_by_the_area(official: bool, seed: int) 
 def peaks(x: Tensor, partner: Sequence[int], official: bool) -> list[tuple[int, int]]:
     """Where the box of each image is, by loops over pixels."""
     if official:
-        source = norm()(x[partner[0]]).float()
+        source = norm()(x[partner[:1]])[0].float()
         return [peak(source)] * len(partner)
     colours = (255 * x).round().to(torch.uint8)
     return [peak(colours[j, [2, 1, 0]]) for j in partner]

@@ -9,7 +9,7 @@ from mixbench.methods import Net
 
 
 class Pixels(nn.Module):
-    """Normalise images (b, 3, h, w) that are in [0, 1]."""
+    """Normalise images (b, 3, h, w) that are in [0, 1]; channels last in memory, as is fastest."""
 
     mean: Tensor
     std: Tensor
@@ -20,7 +20,7 @@ class Pixels(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 class Block(nn.Module):

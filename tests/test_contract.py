@@ -192,7 +192,8 @@ def test_the_objective_is_the_loss_of_its_network(method: Method) -> None:
     if isinstance(method, Guided):
         with pytest.raises(TypeError, match="needs a guide"):
             method.loss(net, x, y)
-        assert not any(module.training for module in objective.train().guide.modules())
+        guide = objective.train().get_submodule("guide")
+        assert not any(module.training for module in guide.modules())
     else:
         loss = seeded(objective, x, y)
         torch.manual_seed(1)

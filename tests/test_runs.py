@@ -303,9 +303,14 @@ def test_a_teacher_that_is_there_is_not_trained_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(TEACHER, lab)
-    trained = []
+    trained: list[Run] = []
     plain = Training.epoch
-    monkeypatch.setattr(Training, "epoch", lambda self: [trained.append(self.run), plain(self)])
+
+    def epoch(self: Training) -> None:
+        trained.append(self.run)
+        plain(self)
+
+    monkeypatch.setattr(Training, "epoch", epoch)
     train(TAUGHT, lab)
     assert trained == [TAUGHT]
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 
@@ -219,8 +219,9 @@ def test_the_step_schedule_divides_by_ten_after_each_quarter() -> None:
 def test_the_optimizer_is_the_recipes_and_leaves_what_is_frozen() -> None:
     layer = torch.nn.Linear(2, 1)
     layer.bias.requires_grad_(False)
-    for kind, name in ((SGD, "sgd"), (AdamW, "adamw")):
-        steps, _ = optimizer(layer, Recipe(epochs=1, optimizer=name, lr=0.3, weight_decay=0.2))
+    adamw = Recipe(epochs=1, optimizer="adamw", lr=0.3, weight_decay=0.2)
+    for kind, recipe in ((SGD, replace(adamw, optimizer="sgd")), (AdamW, adamw)):
+        steps, _ = optimizer(layer, recipe)
         (group,) = steps.param_groups
         assert type(steps) is kind
         assert group["params"] == [layer.weight]

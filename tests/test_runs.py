@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -324,10 +324,16 @@ def test_a_teacher_is_the_same_whoever_trains_it(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_another_process_trains_is_waited_for(lab: Lab) -> None:
-    doing: list[str] = []
-    pupil = Thread(target=train, args=(TAUGHT, lab, lambda what, *_: doing.append(what)))
+    doing, heard = list[str](), Event()
+
+    def report(what: str, done: int, total: int) -> None:
+        doing.append(what)
+        heard.set()
+
+    pupil = Thread(target=train, args=(TAUGHT, lab, report))
     with lab.store.claim(TEACHER):
         pupil.start()
+        assert heard.wait(60)
         pupil.join(0.5)
         assert doing == ["waiting for its teacher"]
     pupil.join()

@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,24 +17,30 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Whatever weights lie on this machine, tests see none; returns where they would lie."""
-    home = tmp_path_factory.mktemp("torch")
+def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever weights lie on this machine, tests see none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(home))
-        yield home / "hub" / "checkpoints"
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("empty")))
+        yield
 
 
-@pytest.fixture(scope="module")
-def adain(no_weights: Path) -> Iterator[None]:
-    """Random weights for StyleMix, in files as they are published."""
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights for StyleMix, in files as they are published."""
+    home = tmp_path_factory.mktemp("torch")
+    (checkpoints := home / "hub" / "checkpoints").mkdir(parents=True)
     torch.manual_seed(0)
-    no_weights.mkdir(parents=True)
-    torch.save(vgg().state_dict(), no_weights / "vgg_normalised.pth")
-    torch.save(inverse_vgg().state_dict(), no_weights / "decoder.pth")
+    torch.save(vgg().state_dict(), checkpoints / "vgg_normalised.pth")
+    torch.save(inverse_vgg().state_dict(), checkpoints / "decoder.pth")
+    return home
+
+
+@pytest.fixture
+def adain(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """StyleMix finds weights."""
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
     inapplicable.cache_clear()
     yield
-    shutil.rmtree(no_weights)
     inapplicable.cache_clear()
 
 

@@ -11,6 +11,7 @@ from mixbench.methods._base import (
     Switch,
     affine,
 )
+from mixbench.methods._criterion import Criterion, bce_on_softmax
 from mixbench.methods._fields import Probability, Range
 from mixbench.methods._ops import (
     beta,
@@ -25,6 +26,7 @@ from mixbench.methods._ops import (
 from mixbench.methods._saliency import evaluating, saliency
 
 __all__ = [
+    "Criterion",
     "Guided",
     "GuidedObjective",
     "LinearMixer",
@@ -36,6 +38,7 @@ __all__ = [
     "Range",
     "Switch",
     "affine",
+    "bce_on_softmax",
     "beta",
     "box",
     "chance",

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixbench.methods._criterion import Criterion
 from mixbench.methods._fields import Probability
 from mixbench.methods._ops import chance, combined, full_precision
 
@@ -19,12 +20,32 @@ class Net(nn.Sequential):
 
     ``pixels`` normalises images that are in [0, 1] outside; what enters ``pool`` are the last maps
     (b, d, h, w), what leaves it is the embedding (b, d); ``head`` maps it to logits (b, c).
+
+    Two attributes are what a setting asks of every method; ``split`` hands them on to the parts.
+    criterion: the function that compares logits with targets.
+    dtype: in what all stages but the head compute. Unless it is float32, they do so by autocast,
+        and what leaves a network or a part is float32; logits of half precision would tie.
     """
 
     head: nn.Module
+    criterion: Criterion = staticmethod(F.cross_entropy)
+    dtype: torch.dtype = torch.float32
 
     def __init__(self, stages: Mapping[str, nn.Module] | None = None, /, **named: nn.Module):
         super().__init__(OrderedDict({**(stages or {}), **named}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dtype == torch.float32:
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out
+        stages = dict(self.named_children())
+        head = stages.pop("head", nn.Identity())
+        with torch.autocast(x.device.type, self.dtype):
+            for stage in stages.values():
+                x = stage(x)
+        with full_precision(x.device):
+            out = head(x.float())
+        return out
 
     def split(self, stage: str) -> tuple["Net", "Net"]:
         """The stages up to and including ``stage``, and those after it.
@@ -43,7 +64,9 @@ class Net(nn.Sequential):
         return self._take(0, list(dict(self.named_children())).index("pool"))
 
     def _take(self, start: int, end: int) -> "Net":
-        return Net(dict(islice(self.named_children(), start, end)))
+        part = Net(dict(islice(self.named_children(), start, end)))
+        part.criterion, part.dtype = self.criterion, self.dtype
+        return part
 
 
 @dataclass(frozen=True)
@@ -63,9 +86,10 @@ class Method:
         """The training loss, a scalar, on images ``x`` (b, 3, h, w) in [0, 1].
 
         ``y`` (b, c) are target distributions, floating point: rows are non-negative and sum to
-        one. Random draws land on torch's default device, which ``objective`` sets to that of ``x``.
+        one. Logits are compared with targets by ``net.criterion``, which is the setting's. Random
+        draws land on torch's default device, which ``objective`` sets to that of ``x``.
         """
-        return F.cross_entropy(net(x), y)
+        return net.criterion(net(x), y)
 
     def check(self, net: Net) -> None:
         """Raises ValueError, which says why, if the method can't be applied to the network."""
@@ -181,7 +205,7 @@ class Mixer(Switch):
         z = below(x)
         with full_precision(z.device):  # or targets would be rounded
             z, y = self.mix(z, y)
-        return F.cross_entropy(above(z), y)
+        return net.criterion(above(z), y)
 
     def stage(self, net: Net) -> str:
         """Draw the stage after which this batch is mixed."""

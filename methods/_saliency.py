@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods._base import Net
+from mixbench.methods._criterion import bce_on_softmax
 
 
 def saliency(net: Net, x: Tensor, y: Tensor, clean: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -22,7 +23,7 @@ def saliency(net: Net, x: Tensor, y: Tensor, clean: float = 0.0) -> tuple[Tensor
 
 def input_gradient(net: Net, x: Tensor, y: Tensor, clean: float = 0.0) -> tuple[Tensor, Tensor]:
     """The gradient of the cross-entropy with respect to normalised pixels, (b, 3, h, w), up to a
-    positive factor; and ``clean`` times that loss.
+    positive factor; and ``clean`` times that loss, in the ``unit`` of the network's criterion.
 
     With ``clean=0`` the network is asked in eval mode, and left as it was. Otherwise it is asked
     in its own mode, and the second result carries the gradients of this one pass, so that adding
@@ -36,11 +37,20 @@ def input_gradient(net: Net, x: Tensor, y: Tensor, clean: float = 0.0) -> tuple[
         (gradient,) = torch.autograd.grad(loss, z)
         return gradient, torch.zeros_like(loss)
     parameters = [p for p in above.parameters() if p.requires_grad]
-    loss = clean * F.cross_entropy(above(z), y)
+    loss = clean * unit(net, y) * F.cross_entropy(above(z), y)
     gradient, *kept = torch.autograd.grad(
         loss, [z, *parameters], allow_unused=True, materialize_grads=True
     )
     return gradient, _Spliced.apply(loss.detach(), kept, *parameters)
+
+
+def unit(net: Net, y: Tensor) -> float:
+    """What cross-entropy is multiplied with to be added to the criterion of the network.
+
+    To BCE on softmax, of targets (b, c), the official codes of PuzzleMix and Co-Mixup add 2 / c of
+    it: the two are equal to first order where a prediction nearly is the label.
+    """
+    return 2 / y.shape[1] if net.criterion is bce_on_softmax else 1
 
 
 def magnitude(gradient: Tensor) -> Tensor:

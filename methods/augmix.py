@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.nn import functional as F
 
 from mixbench.methods import Method, Net, dirichlet, full_precision
 from mixbench.methods._augment import OPERATIONS, Operation
@@ -37,10 +36,10 @@ class AugMix(Method):
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         if not self.jsd:
-            return F.cross_entropy(net(self.views(x, 1)[0]), y)
+            return net.criterion(net(self.views(x, 1)[0]), y)
         logits = net(torch.cat([x, *self.views(x, 2)])).to(y)  # half precision would lose 1e-7
         logits = logits.unflatten(0, (3, len(x)))
-        return F.cross_entropy(logits[0], y) + self.jsd * divergence(logits)
+        return net.criterion(logits[0], y) + self.jsd * divergence(logits)
 
     def views(self, x: Tensor, n: int) -> Tensor:
         """Draw ``n`` mixed views of each image, (n, b, 3, h, w) in [0, 1].

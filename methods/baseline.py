@@ -7,4 +7,4 @@ from mixbench.methods import Method
 
 @dataclass(frozen=True)
 class Baseline(Method):
-    """Cross-entropy on the images as they are."""
+    """The loss of the images as they are."""

@@ -37,8 +37,8 @@ class CoMixup(Method):
     """Mix as many images as there are, so that all are salient and no two are alike.
 
     As in the official code, but that labels cost less than those of its alpha-beta swaps, and that
-    a batch that ``part`` does not divide is mixed too. The loss is that of its ImageNet code; that
-    for CIFAR has BCE on softmax, to which it scales the clean loss by 2 / c.
+    a batch that ``part`` does not divide is mixed too. Its loss for CIFAR is BCE on softmax, and
+    ours that of the setting.
 
     part: how many neighbours in the batch are mixed with each other, at most.
     blocks: cells per side, 2 or 4.
@@ -50,7 +50,8 @@ class CoMixup(Method):
     omega: weight in compatibility of the distance of peaks, against that of being the same input.
     sweeps: how often each output is labelled anew, unless its part stops early.
     soft: whether a cell may show two inputs, from the second sweep on.
-    clean: weight of the loss of the batch as it is.
+    clean: weight of the cross-entropy of the batch as it is, times 2 / c if it is added to BCE on
+        softmax.
     """
 
     part: PositiveInt = 20
@@ -80,7 +81,7 @@ class CoMixup(Method):
             maps, clean = saliency(net, x, y, self.clean)
             with full_precision(x.device):
                 mixed, targets = self.mix(x, y, maps)
-            return F.cross_entropy(net(mixed), targets) + clean
+            return net.criterion(net(mixed), targets) + clean
 
     def mix(self, x: Tensor, y: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
         """b images and targets, of b images with their saliency (b, h, w)."""

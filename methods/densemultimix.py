@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbench.methods import Net, affine, full_precision
+from mixbench.methods import Criterion, Net, affine, full_precision
 from mixbench.methods.multimix import MultiMix
 
 TINY = 1e-12
@@ -35,14 +35,15 @@ class DenseMultiMix(MultiMix):
     def check(self, net: Net) -> None:
         for stage in self.at:
             _, above = net.trunk.split(stage)
-            if self.attention == "cam" and len(above):
+            if self.attention == "cam" and (len(above) or readout(net) is not net.head):
                 raise ValueError(f"attention=cam needs the map that the head sees, not at={stage}")
 
     def mixed_loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
         below, above = net.trunk.split(self.stage(net))
         z = below(x)
         with full_precision(z.device):  # half precision would lose TINY
-            return self.dense_loss(z.to(torch.promote_types(z.dtype, y.dtype)), y, above, net.head)
+            z = z.to(torch.promote_types(z.dtype, y.dtype))
+            return self.dense_loss(z, y, above, readout(net))
 
     def dense_loss(self, z: Tensor, y: Tensor, above: Net, head: nn.Module) -> Tensor:
         """The loss of features (b, d, h, w), with the stages between them and the pool."""
@@ -57,7 +58,7 @@ class DenseMultiMix(MultiMix):
             mixed = above(_maps(w @ _positions(z), _size(z)))
             target, s = _resize(target, s, _size(z), _size(mixed))
             logits = _dense(head, mixed)
-        return self.reduce(_cross_entropy(logits, target), s)
+        return self.reduce(_losses(above.criterion, logits, target), s)
 
     def attend(self, z: Tensor, y: Tensor, head: nn.Module) -> Tensor:
         """The attention of each image to its r positions, (b, r), from its features (b, d, r).
@@ -82,6 +83,17 @@ class DenseMultiMix(MultiMix):
             return (s * loss).sum() / s.sum().clamp(min=TINY)
         each = (s * loss).sum(1) / s.sum(1).clamp(min=TINY)
         return each.mean() if self.reduction == "mean" else each.sum()
+
+
+def readout(net: Net) -> nn.Module:
+    """What maps the features (n, d) of positions to logits: the head, behind layers of the pool.
+
+    A pool of pixels has none; in some networks there is a norm or a convolution in it.
+    """
+    pool = dict(net.named_children())["pool"]
+    if not list(pool.parameters()):
+        return net.head
+    return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), pool, net.head)
 
 
 def _class_weights(head: nn.Module, d: int) -> Tensor:
@@ -119,7 +131,7 @@ def _resize(y: Tensor, s: Tensor, old: Size, new: Size) -> tuple[Tensor, Tensor]
     return _positions(target), _positions(weight)[..., 0]
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of each position and mixture, (r, n)."""
-    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
+def _losses(criterion: Criterion, logits: Tensor, target: Tensor) -> Tensor:
+    """The loss of each position and mixture, (r, n)."""
+    loss = criterion(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
     return loss.view(logits.shape[:2])

@@ -31,7 +31,8 @@ class PuzzleMix(Method):
     border: pixels per side that are averaged before borders are compared; at most a block.
     transport: whether salient patches move to where they are shown; patch: their side in pixels,
         a block's if that is smaller or nothing is given (Tiny-ImageNet); distance: its price.
-    clean: weight of the loss of the batch as it is (1 for Tiny-ImageNet).
+    clean: weight of the cross-entropy of the batch as it is (1 for Tiny-ImageNet), times 2 / c if
+        it is added to BCE on softmax.
     adversarial: probability that a side is perturbed, by at most ``eps`` (0.1 in the paper's test).
     k: interpolations per pair, of one network pass for saliency (see ``multiple``).
     """
@@ -62,7 +63,7 @@ class PuzzleMix(Method):
                 noise = self.attack(noise, gradient) if any(perturbed) else noise
                 shown = [(x + noise).clamp(0, 1) if each else x for each in perturbed]
                 z, y = self.mix(x, y, magnitude(gradient), (shown[0], shown[1]))
-        return F.cross_entropy(net(z), y) + clean
+        return net.criterion(net(z), y) + clean
 
     def noise(self, x: Tensor) -> Tensor:
         """Uniform noise that leaves the images (b, 3, h, w) within [0, 1]."""

@@ -4,7 +4,6 @@ import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.nn import functional as F
 
 from mixbench.methods import Net, Probability, Switch, beta, box, partners
 from mixbench.methods._finegrained import fine_grained
@@ -31,7 +30,7 @@ class SaliencyMix(Switch):
         inside = box(h, w, side, row, column)  # b h w, or 1 h w
         kept = 1 - inside.to(y).mean((1, 2))
         mixed = torch.where(inside[:, None], x[partner], x)
-        return F.cross_entropy(net(mixed), torch.lerp(y[partner], y, kept[:, None]))
+        return net.criterion(net(mixed), torch.lerp(y[partner], y, kept[:, None]))
 
     def seen(self, net: Net, source: Tensor) -> Tensor:
         """What the detector sees of the images that are pasted, (b or 1, 3, h, w)."""

@@ -70,7 +70,7 @@ class StyleMix(Guided):
             x = pixels(x)
         with torch.no_grad():
             x, y = self.mix(guide, x, y)
-        return F.cross_entropy(net(x), y)
+        return net.criterion(net(x), y)
 
     @property
     def rate(self) -> float:

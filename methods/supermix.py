@@ -117,7 +117,7 @@ class SuperMixObjective(GuidedObjective):
     def __init__(self, method: SuperMix, net: Net, guide: nn.Module) -> None:
         super().__init__(method, net, guide)
         self.count = 0
-        self.images = self.labels = torch.empty(0)
+        self.images, self.labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         if self.count < self.method.pool:
@@ -126,8 +126,9 @@ class SuperMixObjective(GuidedObjective):
         pick = torch.randint(max(self.count, 1), (len(x) if self.count else 0,))
         mixed, labels = self.images[pick].to(x) / 255, self.labels[pick]
         logits, mixed_logits = self.net(torch.cat([x, mixed])).tensor_split([len(x)])
-        loss = F.cross_entropy(logits, y)
-        loss = loss + F.cross_entropy(mixed_logits, labels, reduction="sum") / len(x)
+        targets = F.one_hot(labels, y.shape[1]).to(y)
+        loss = self.net.criterion(logits, y)
+        loss = loss + self.net.criterion(mixed_logits, targets, reduction="sum") / len(x)
         return self.method.weight * loss
 
     def add(self, images: Tensor, labels: Tensor) -> None:

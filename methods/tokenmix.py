@@ -35,9 +35,9 @@ class TokenMix(Guided):
     input_alpha: of input mixup's Beta.
     mask: whether "block"s are pasted, or "random" tokens.
     activation: "uniform" is the target by area; it asks no teacher.
-    criterion: "bce" is binary cross-entropy, its mean over classes; as in the official code its
-        targets don't sum to one, and may fall below zero by half of ``smoothing``. For "ce" they are
-        normalised, by area where the teacher sees neither class.
+    criterion: "bce" is binary cross-entropy of logits, its mean over classes; as in the official
+        code its targets don't sum to one, and may fall below zero by half of ``smoothing``. For
+        "net", that of the network, they are normalised, by area where the teacher sees neither class.
     """
 
     teacher: ClassVar[str] = "baseline"
@@ -48,7 +48,7 @@ class TokenMix(Guided):
     smoothing: Probability = 0.1
     mask: Literal["block", "random"] = "block"
     activation: Literal["teacher", "uniform"] = "teacher"
-    criterion: Literal["bce", "ce"] = "bce"
+    criterion: Literal["bce", "net"] = "bce"
 
     def check(self, net: Net) -> None:
         if not has_class_token(net):
@@ -64,7 +64,7 @@ class TokenMix(Guided):
             x, y = ReversedMixup(alpha=self.input_alpha, smoothing=self.smoothing).mix(x, y)
         if self.criterion == "bce":
             return F.binary_cross_entropy_with_logits(net(x), y)
-        return F.cross_entropy(net(x), y)
+        return net.criterion(net(x), y)
 
     def mix(self, net: Net, guide: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Images and their targets."""
@@ -90,7 +90,7 @@ class TokenMix(Guided):
         """The targets (b, c) of mixed images, from activations (b, n) of the images as they are."""
         pasted = mask.flatten().to(a)
         own, other = a @ (1 - pasted), (a @ pasted).flip(0)
-        if self.criterion == "ce":
+        if self.criterion == "net":
             share = (other + TINY * pasted.mean()) / (own + other + TINY)
             return smoothed(torch.lerp(y, y.flip(0), share[:, None]), self.smoothing)
         half = self.smoothing / 2

@@ -41,7 +41,7 @@ class TransMix(Switch):
         with full_precision(x.device):
             share, y = self.share(inside, a).to(y), smoothed(y, self.smoothing)
             target = torch.lerp(y, y.flip(0), share[:, None])
-        return F.cross_entropy(logits, target)
+        return net.criterion(logits, target)
 
     def draw(self, h: int, w: int) -> Tensor:
         """Draw the pixels that come from the partner, (h, w)."""

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mixbench.tasks import Data, Metric, Task, Trained, measured
 
-CRITERIA = {F.cross_entropy, F.binary_cross_entropy_with_logits}
+CRITERIA = {F.cross_entropy, F.binary_cross_entropy, F.binary_cross_entropy_with_logits}
 
 
 class LossTerms(TorchFunctionMode):

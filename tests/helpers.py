@@ -75,6 +75,14 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * p.log()).sum()
 
 
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-1/c sum_c [y_c log p_c + (1 - y_c) log(1 - p_c)] of one example, class by class."""
+    p = logits.exp() / logits.exp().sum()
+    return -total(
+        target[k] * p[k].log() + (1 - target[k]) * (1 - p[k]).log() for k in range(len(p))
+    ) / len(p)
+
+
 def entropy(p: Tensor) -> Tensor:
     """The entropy of each row."""
     return -torch.xlogy(p, p).sum(-1)

@@ -1,7 +1,8 @@
 """What holds for every method there is."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
@@ -14,11 +15,22 @@ from helpers import CLASSES, assert_same, batch, tiny, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mixbench.bench.spec import canonical, find, names, parse, spell, write
-from mixbench.methods import Guided, LinearMixer, Method, Mixer, Net, Objective
+from mixbench.methods import (
+    Criterion,
+    Guided,
+    LinearMixer,
+    Method,
+    Mixer,
+    Net,
+    Objective,
+    bce_on_softmax,
+)
+from mixbench.methods._criterion import Reduction
 from mixbench.methods.baseline import Baseline
 
 PACKAGE = "mixbench.methods"
@@ -29,6 +41,7 @@ HOST = {
     "puzzlemix": "the masks are solved for on the host",
     "supermix": "mixtures are made until enough are solved",
 }
+OWN_CRITERION = {"tokenmix": "its targets don't sum to one"}
 MIXERS = {name: method for name, method in METHODS.items() if isinstance(method, Mixer)}
 LINEAR = {name: method for name, method in MIXERS.items() if isinstance(method, LinearMixer)}
 PLAIN = {
@@ -48,7 +61,15 @@ each_method = pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS)
 each_mixer = pytest.mark.parametrize("method", MIXERS.values(), ids=MIXERS)
 each_linear_mixer = pytest.mark.parametrize("method", LINEAR.values(), ids=LINEAR)
 each_plain_mixer = pytest.mark.parametrize("method", PLAIN.values(), ids=PLAIN)
+each_criterion = pytest.mark.parametrize(
+    "criterion", [F.cross_entropy, bce_on_softmax], ids=["ce", "bce"]
+)
 few = settings(max_examples=15, deadline=None)
+
+
+def short(method: Method) -> str:
+    """The name of its file."""
+    return type(method).__module__.rpartition(".")[2]
 
 
 def home(method: Method) -> Net:
@@ -69,6 +90,20 @@ def seeded(objective: Objective, x: Tensor, y: Tensor, seed: int = 1) -> Tensor:
     torch.manual_seed(seed)
     loss: Tensor = objective(x, y)
     return loss
+
+
+@contextmanager
+def comparing(net: Net) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The logits and targets that the criterion of the network is called with."""
+    seen = []
+    criterion = net.criterion
+
+    def noted(logits: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> Tensor:
+        seen.append((logits, target))
+        return criterion(logits, target, reduction=reduction)
+
+    with patch.object(net, "criterion", noted):
+        yield seen
 
 
 def test_methods_are_found() -> None:
@@ -103,7 +138,7 @@ def test_its_defaults_may_be_spelled_out(name: str) -> None:
 
 @each_mixer
 def test_a_changed_field_is_spelled_and_read_back(method: Mixer) -> None:
-    name = type(method).__module__.rpartition(".")[2]
+    name = short(method)
     changed = replace(method, p=0.25, at=("layer1", "layer2"))
     assert spell(changed, name) == f"{name},p=0.25,at=layer1+layer2"
     assert parse(spell(changed, name), PACKAGE, Method) == changed
@@ -125,6 +160,61 @@ def test_targets_may_be_soft(method: Method) -> None:
     torch.manual_seed(0)
     x, _ = batch(4)
     assert bound(method, home(method))(x, torch.randn(4, CLASSES).softmax(1)).isfinite()
+
+
+@each_mixer
+@each_criterion
+@pytest.mark.usefixtures("float64")
+def test_smoothed_targets_add_their_share_of_the_loss_of_uniform_ones(
+    method: Mixer, criterion: Criterion
+) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = tiny(), batch(6)
+    net.criterion = criterion
+    uniform = torch.full_like(y, 1 / CLASSES)
+    objective = bound(replace(method, p=1.0), net)
+    hard, even, smoothed = (
+        seeded(objective, x, each) for each in (y, uniform, torch.lerp(y, uniform, 0.1))
+    )
+    assert_same(smoothed, torch.lerp(hard, even, 0.1))
+    assert not hard.isclose(even)
+
+
+@each_method
+def test_the_network_says_by_what_predictions_are_compared_with_targets(method: Method) -> None:
+    torch.manual_seed(0)
+    net = home(method)
+    net.criterion = bce_on_softmax
+    objective = bound(method, net)
+    with comparing(net) as seen:
+        objective(*batch(6)).backward()
+    for logits, target in seen:
+        assert logits.shape == target.shape
+        assert_same(target.sum(1), torch.ones(len(target)), atol=1e-6)
+    assert bool(seen) != (short(method) in OWN_CRITERION)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@each_method
+def test_it_trains_in_half_precision_and_rounds_no_target(method: Method) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = home(method), batch(6)
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net.dtype = dtype
+        objective = bound(method, deepcopy(net))
+        with comparing(objective.net) as seen:
+            losses.append(seeded(objective, x, y))
+    losses[1].backward()
+    for logits, target in seen:
+        assert logits.dtype == target.dtype == torch.float32
+        assert_same(target.sum(1), torch.ones(len(target)), atol=1e-6)
+    assert not losses[1].equal(losses[0])
+    assert_same(losses[1], losses[0], atol=0.05 * losses[0].item())
+    for parameter in objective.net.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
 
 
 @each_method
@@ -315,7 +405,7 @@ on_meta = OnMeta()  # type: ignore[no-untyped-call]
 
 @each_method
 def test_draws_are_made_on_the_device_of_the_images_and_never_read(method: Method) -> None:
-    reason = HOST.get(type(method).__module__.rpartition(".")[2])
+    reason = HOST.get(short(method))
     if reason:
         pytest.skip(reason)
     net = home(method)

@@ -209,6 +209,23 @@ def test_so_does_one_that_is_not_linear_at_all(method: DenseMultiMix) -> None:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_layers_of_the_pool_see_mixed_features_too(reduction: Reduction) -> None:
+    torch.manual_seed(0)
+    norm, head, (x, y) = nn.LayerNorm(3), nn.Linear(3, CLASSES), features(4, 3)
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm)
+    net = Net(pixels=nn.Identity(), layer4=nn.Identity(), pool=pool, head=head)
+    method = replace(dense, reduction=reduction)
+    w = draw(4, 6)
+    assert_same(
+        loss_of(method, w, net, x, y), literal(method, bare(3, nn.Sequential(norm, head)), x, y, w)
+    )
+    with pytest.raises(ValueError, match="attention=cam needs the map that the head sees"):
+        replace(dense, attention="cam").check(net)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("squash", SQUASHES)
 @pytest.mark.parametrize("stage", ["layer3", "layer2"])
 def test_maps_may_be_mixed_at_an_earlier_stage(

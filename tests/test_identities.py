@@ -1,4 +1,5 @@
-"""Methods that become one another. The files of methods have some of these tests; here are the rest.
+"""Methods that become one another. The files of methods have some of these tests; here are the rest,
+under either criterion of the network.
 
 1. With nothing to mix, all are the baseline: here; and ``test_contract`` (no chance, one-hot
    weights), ``test_augmix``, ``test_comixup`` (alone, or of equal images), ``test_cutmix``,
@@ -43,7 +44,8 @@ from helpers import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbench.methods import Method, Net, dirichlet
+from mixbench.methods import Method, Net, bce_on_softmax, dirichlet
+from mixbench.methods._saliency import unit
 from mixbench.methods.alignmixup import AlignMixup
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.comixup import CoMixup
@@ -64,6 +66,13 @@ PARTNER = [3, 4, 1, 0, 2]
 ALIGN = AlignMixup(p=1.0)
 CONVERGED = replace(ALIGN, eps=1.0, steps=400, tolerance=0.0)
 each_branch = pytest.mark.parametrize("partner_moves", [True, False])
+
+
+@pytest.fixture(autouse=True, params=[F.cross_entropy, bce_on_softmax], ids=["ce", "bce"])
+def criterion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Networks have this criterion."""
+    with patch.object(Net, "criterion", staticmethod(request.param)):
+        yield
 
 
 @contextmanager
@@ -143,7 +152,8 @@ def test_comixup_of_single_images_is_the_baseline_and_its_clean_loss(clean: floa
     torch.manual_seed(0)
     net, (x, y) = tiny(), batch(5)
     loss = CoMixup(part=1, clean=clean).loss(net, x, y)
-    assert_same(loss, (1 + clean) * Baseline().loss(net, x, y))
+    scaled = clean * unit(net, y) * F.cross_entropy(net(x), y)
+    assert_same(loss, Baseline().loss(net, x, y) + scaled)
 
 
 # 2. MultiMix, manifold mixup and AlignMixup at the last layer
@@ -262,7 +272,7 @@ def test_puzzlemix_whose_patches_can_not_move_is_a_mask_of_blocks(patch_size: in
     mask = z.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     rho = z.mean((1, 2))[:, None]
     logits = net(mask * x + (1 - mask) * x[PARTNER])
-    expected = with_gradients(F.cross_entropy(logits, rho * y + (1 - rho) * y[PARTNER]), net, x)
+    expected = with_gradients(net.criterion(logits, rho * y + (1 - rho) * y[PARTNER]), net, x)
     assert_same(with_gradients(losses[1], net, x), expected)
     assert_same(with_gradients(losses[2], net, x), expected)
     assert not losses[0].isclose(losses[1], rtol=0, atol=1e-6)

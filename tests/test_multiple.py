@@ -246,7 +246,7 @@ def test_there_are_k_mixtures_of_each_pair_and_targets_are_distributions(base: A
     net, (x, y), k = tiny(), batch(5), 3
     seen: list[int] = []
     net.head.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    with patch("torch.nn.functional.cross_entropy", wraps=nn.functional.cross_entropy) as loss:
+    with patch.object(net, "criterion", wraps=net.criterion) as loss:
         replace(base, k=k).loss(net, x, y)
     logits, targets = loss.call_args.args
     assert seen[-1] == len(logits) == len(targets) == k * 5

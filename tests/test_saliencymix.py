@@ -14,7 +14,6 @@ from helpers import assert_same, batch, cross_entropy, tiny, total, with_gradien
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mixbench.bench.nets.preactresnet import Pixels
 from mixbench.methods import Net, beta
@@ -266,7 +265,7 @@ def watching() -> Iterator[Mock]:
 def mixed(method: SaliencyMix, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The images and the targets of which the loss is taken."""
     unchanged = Net(pixels=nn.Identity())
-    with patch.object(F, "cross_entropy") as loss:
+    with patch.object(unchanged, "criterion") as loss:
         method.mixed_loss(unchanged, x, y)
     images, targets = loss.call_args.args
     return images, targets

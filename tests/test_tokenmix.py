@@ -228,7 +228,7 @@ def test_uniform_activation_is_cutmix_by_area() -> None:
     net, (x, y) = vit(), batch(4)
     mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[1:3, 0:3] = True
-    method = replace(UNIFORM, smoothing=0, criterion="ce")
+    method = replace(UNIFORM, smoothing=0, criterion="net")
     with masked(mask):
         loss = method.objective(net)(x, y)
     mixed = x.clone()
@@ -275,10 +275,10 @@ def test_the_targets_are_the_formula(seed: int, b: int, smoothing: float) -> Non
 
 @given(seed=st.integers(0, 10**6), b=st.integers(1, 7))
 @settings(max_examples=40, deadline=None)
-def test_for_cross_entropy_the_targets_are_distributions(seed: int, b: int) -> None:
+def test_for_the_criterion_of_the_network_targets_are_distributions(seed: int, b: int) -> None:
     torch.manual_seed(seed)
     mask, a, y = torch.rand(4, 4) < 0.6, torch.rand(b, 16), torch.rand(b, CLASSES).softmax(1)
-    target = replace(METHOD, criterion="ce").target(mask, a, y)
+    target = replace(METHOD, criterion="net").target(mask, a, y)
     assert target.min() >= 0.1 / CLASSES
     assert_same(target.sum(1), torch.ones(b))
     s1, s2 = a @ (~mask).double().flatten(), (a @ mask.double().flatten()).flip(0)
@@ -286,8 +286,8 @@ def test_for_cross_entropy_the_targets_are_distributions(seed: int, b: int) -> N
     assert_same(target, 0.9 * (first * y + second * y.flip(0)) + 0.1 / CLASSES, atol=1e-6)
 
 
-def test_for_cross_entropy_the_area_counts_where_nothing_is_activated() -> None:
-    own, other = shares(replace(METHOD, criterion="ce"), some_mask(), torch.zeros(4, 16))
+def test_for_it_the_area_counts_where_nothing_is_activated() -> None:
+    own, other = shares(replace(METHOD, criterion="net"), some_mask(), torch.zeros(4, 16))
     assert_same((own, other), (torch.full((4,), 0.5), torch.full((4,), 0.5)))
 
 
@@ -300,7 +300,7 @@ def test_an_empty_mask_is_the_identity() -> None:
     assert_same(target, y)
 
 
-@pytest.mark.parametrize("criterion", ["bce", "ce"])
+@pytest.mark.parametrize("criterion", ["bce", "net"])
 @pytest.mark.parametrize("b", [1, 4, 5])
 def test_the_loss_is_the_formula(b: int, criterion: Any) -> None:
     torch.manual_seed(0)
@@ -339,7 +339,7 @@ def test_targets_below_zero_give_a_finite_loss() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("criterion", ["bce", "ce"])
+@pytest.mark.parametrize("criterion", ["bce", "net"])
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 def test_the_other_batches_are_those_of_timms_mixup(lam: float, criterion: Any) -> None:
     torch.manual_seed(0)
@@ -351,7 +351,7 @@ def test_the_other_batches_are_those_of_timms_mixup(lam: float, criterion: Any) 
         mixed, target = timm(x.detach().clone(), y.argmax(1))
     with patch("mixbench.methods._reversed.beta", return_value=torch.tensor(lam)) as draw:
         loss = TokenMix(p=0.0, criterion=criterion).objective(net, vit())(x, y)
-    measure = F.cross_entropy if criterion == "ce" else F.binary_cross_entropy_with_logits
+    measure = F.cross_entropy if criterion == "net" else F.binary_cross_entropy_with_logits
     assert_same(loss, measure(net(mixed), target))
     draw.assert_called_once_with(0.8)
 

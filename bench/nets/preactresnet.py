@@ -1,6 +1,6 @@
 """The pre-activation ResNets of the mixup literature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,17 @@ def layer(d_in: int, d_out: int, blocks: int, stride: int) -> nn.Sequential:
     return nn.Sequential(Block(d_in, d_out, stride), *rest)
 
 
+def stem(d: int) -> nn.Module:
+    """A convolution of images, BN and ReLU."""
+    convolution = nn.Conv2d(3, d, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(d), nn.ReLU())
+
+
+def stem_stride2(d: int) -> nn.Module:
+    """A convolution that halves the resolution, and nothing after it."""
+    return nn.Conv2d(3, d, 3, stride=2, padding=1, bias=False)
+
+
 def preactresnet(
     classes: int,
     mean: Sequence[float],
@@ -63,6 +74,7 @@ def preactresnet(
     widths: Sequence[int],
     blocks: int,
     strides: Sequence[int],
+    stem: Callable[[int], nn.Module] = stem,
 ) -> Net:
     """Four residual stages of ``blocks`` each, without a last BN and ReLU: features have a sign."""
     layers = {
@@ -71,10 +83,9 @@ def preactresnet(
             zip([widths[0], *widths], widths, strides, strict=False)
         )
     }
-    stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
     return Net(
         pixels=Pixels(mean, std),
-        stem=nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU()),
+        stem=stem(widths[0]),
         **layers,
         pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         head=nn.Linear(widths[-1], classes),
@@ -82,9 +93,19 @@ def preactresnet(
 
 
 def preactresnet18(classes: int, size: int, mean: Sequence[float], std: Sequence[float]) -> Net:
-    """The R-18 of the papers for 32 x 32 images: a last map of 512 x 4 x 4."""
+    """AlignMixup's R-18: a last map of 512 x 4 x 4 from 32 x 32 pixels, of 8 x 8 from 64 x 64."""
     widths, strides = (64, 128, 256, 512), (1, 2, 2, 2)
     return preactresnet(classes, mean, std, widths=widths, blocks=2, strides=strides)
+
+
+def preactresnet18_stride2(
+    classes: int, size: int, mean: Sequence[float], std: Sequence[float]
+) -> Net:
+    """The R-18 of manifold mixup, PuzzleMix and Co-Mixup for 64 x 64 pixels: a last map of 4 x 4."""
+    widths, strides = (64, 128, 256, 512), (1, 2, 2, 2)
+    return preactresnet(
+        classes, mean, std, widths=widths, blocks=2, strides=strides, stem=stem_stride2
+    )
 
 
 def small(classes: int, size: int, mean: Sequence[float], std: Sequence[float]) -> Net:

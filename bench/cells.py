@@ -104,7 +104,8 @@ class Store:
         self.root = root
 
     def folder(self, run: Run) -> Path:
-        return self.root / run.setting / quote(run.method, safe=",=+") / str(run.seed)
+        where = self.root / setting(run.setting).folder
+        return where / quote(run.method, safe=",=+") / str(run.seed)
 
     def path(self, cell: Cell) -> Path:
         return self.folder(cell.run) / f"{quote(cell.task, safe=',=+')}.json"

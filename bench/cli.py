@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+from rich.filesize import decimal
 
 from mixbench.bench.spec import BadInput, canonical, choose, find, names, resolved, write
 
 if TYPE_CHECKING:
     from mixbench.bench.cells import Run, Store
+    from mixbench.bench.data import Source
     from mixbench.bench.tables import Table
 
 Command = Callable[..., None]
@@ -37,6 +42,9 @@ def _of_a_table(command: Command) -> Command:
     for add in (
         click.option("--results", type=_folder, default="results", help="Folder of results."),
         click.option("--seeds", type=click.IntRange(min=1), help="Other than the table's."),
+        click.option(
+            "--setting", "settings", multiple=True, help="Other than the table's; several can be."
+        ),
         click.argument("methods", metavar="[METHOD]...", nargs=-1),
         click.argument("name", metavar="TABLE"),
     ):
@@ -52,6 +60,14 @@ _data = click.option(
 )
 
 
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    show_default="an equal share of the cores",
+    help="Processes that read image files, for each run.",
+)
+
+
 @cli.command()
 @_of_a_table
 @click.option(
@@ -60,15 +76,16 @@ _data = click.option(
     default=1,
     help="How many runs at once, each on one CPU thread.",
 )
+@_workers
 @_device
 @_data
-def run(jobs: int, device: str, data: Path, **chosen: Any) -> None:
+def run(jobs: int, workers: int | None, device: str, data: Path, **chosen: Any) -> None:
     """Fill what is missing of a table, then print it."""
     from mixbench.bench.launch.local import Job, launch
     from mixbench.bench.runs import Lab, check, pick_device
 
     table, store = _table(**chosen)
-    lab = Lab(store, data, pick_device(device))
+    lab = Lab(store, data, pick_device(device), _share(workers, jobs))
     missing = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
     if missing:
         store.check_writable()
@@ -125,12 +142,19 @@ def table(form: str, out: Path | None, **chosen: Any) -> None:
 @cli.command()
 @click.option("--steps", type=click.IntRange(min=1), default=20)
 @click.option("--warmup", type=click.IntRange(min=0), default=5)
+@_workers
 @_device
 @_data
 @click.argument("setting", metavar="SETTING")
 @click.argument("chosen", metavar="[METHOD]...", nargs=-1)
 def speed(
-    setting: str, chosen: Sequence[str], steps: int, warmup: int, device: str, data: Path
+    setting: str,
+    chosen: Sequence[str],
+    steps: int,
+    warmup: int,
+    workers: int | None,
+    device: str,
+    data: Path,
 ) -> None:
     """Time training steps of methods, all if none is named, beside the baseline's."""
     from mixbench.bench import speed
@@ -140,7 +164,8 @@ def speed(
     from mixbench.bench.settings import Setting
     from mixbench.methods import Method
 
-    name, lab = str(Setting.parse(setting)), Lab(Store(Path()), data, pick_device(device))
+    name = str(Setting.parse(setting))
+    lab = Lab(Store(Path()), data, pick_device(device), _share(workers, 1))
     rows = [canonical(text, "mixbench.methods", Method) for text in chosen] or METHODS
     print(speed.speed(name, rows, lab, steps, warmup), end="")
 
@@ -181,14 +206,130 @@ def tables() -> None:
         print(f"{name}\n    {table.caption} {len(runs)} runs.")
 
 
+@cli.group()
+def data() -> None:
+    """List, download and check datasets."""
+
+
+_names = click.argument("names", metavar="NAME...", nargs=-1, required=True)
+
+
+@data.command("list")
+@_data
+def data_list(data: Path) -> None:
+    """List the datasets, and whether they are there."""
+    from mixbench.bench.data import sources
+
+    known = sorted(sources().values(), key=lambda source: (source.use, source.name))
+    name_width = max(len(source.name) for source in known)
+    for use, some in groupby(known, key=lambda source: source.use):
+        print(use)
+        for source in some:
+            print(f"  {source.name:{name_width}}  {_whether(source, data):7}  {source.title}")
+
+
+@data.command("get")
+@_data
+@_names
+def data_get(names: Sequence[str], data: Path) -> None:
+    """Make datasets be there: download, verify and unpack what is missing.
+
+    It can be stopped and run again, and goes on.
+    """
+    from mixbench.bench.data._fetch import get, progress
+
+    def shown(source: "Source") -> str:
+        with progress() as report:
+            return get(source, data, report)
+
+    _of_each(names, shown)
+
+
+@data.command("check")
+@_data
+@_names
+def data_check(names: Sequence[str], data: Path) -> None:
+    """Say what there is of datasets, and what is missing or wrong."""
+    _of_each(names, lambda source: source.check(data))
+
+
+@data.command("speed")
+@click.option("--batches", type=click.IntRange(min=1), default=300)
+@click.option("--rounds", type=click.IntRange(min=1), default=5)
+@_workers
+@_device
+@_data
+@click.argument("setting", metavar="SETTING")
+def data_speed(
+    setting: str, batches: int, rounds: int, workers: int | None, device: str, data: Path
+) -> None:
+    """Time how fast the images of a setting are read, cropped and brought to the device."""
+    from mixbench.bench.cells import Store
+    from mixbench.bench.reading import reading
+    from mixbench.bench.runs import Lab, pick_device
+    from mixbench.bench.settings import Setting
+
+    lab = Lab(Store(Path()), data, pick_device(device), _share(workers, 1))
+    print(reading(str(Setting.parse(setting)), lab, batches, rounds), end="")
+
+
+@data.command("where")
+@_data
+@click.pass_context
+def data_where(context: click.Context, data: Path) -> None:
+    """Name the folders of datasets and of published weights, and what is free there."""
+    from torch.hub import get_dir
+
+    asked = context.get_parameter_source("data")
+    given = "the default; name another with --data or MIXBENCH_DATA"
+    if asked is ParameterSource.COMMANDLINE:
+        given = "--data"
+    if asked is ParameterSource.ENVIRONMENT:
+        given = "MIXBENCH_DATA"
+    home = "TORCH_HOME" if "TORCH_HOME" in os.environ else "the default; TORCH_HOME moves it"
+    print(f"datasets: {_free(data)} ({given})")
+    print(f"published weights: {_free(Path(get_dir(), 'checkpoints'))} ({home})")
+
+
+def _of_each(names: Sequence[str], look: Callable[["Source"], str]) -> None:
+    """Print what is found of each dataset; those that fail end in exit code 2, after the others."""
+    from mixbench.bench.data import source
+
+    failed = False
+    for each in [source(name) for name in names]:
+        try:
+            print(f"{each.name}: {look(each)}", flush=True)
+        except BadInput as error:
+            _complain(f"{each.name}: {error}")
+            failed = True
+    sys.exit(2 if failed else 0)
+
+
+def _whether(source: "Source", data: Path) -> str:
+    """Whether it seems to be there; only its check, which may take long, looks into it."""
+    if not source.where or (data / source.where).exists():
+        return "there"
+    return "to get" if source.archives else "by hand"
+
+
+def _free(folder: Path) -> str:
+    """A folder, which need not be there, and how much can be written to it."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return f"{folder}, {decimal(disk_usage(there).free)} free"
+
+
 def _table(
-    name: str, methods: Sequence[str], seeds: int | None, results: Path
+    name: str, methods: Sequence[str], settings: Sequence[str], seeds: int | None, results: Path
 ) -> tuple["Table", "Store"]:
     """The table that the arguments stand for, and where its cells are."""
     from mixbench.bench.cells import Store
     from mixbench.bench.paper import TABLES
+    from mixbench.bench.settings import Setting
 
     table = TABLES[choose(name, TABLES, "table")].add(*methods)
+    if settings:
+        table = replace(table, settings=tuple(str(Setting.parse(text)) for text in settings))
     for method in methods:
         if why := table.refusal(method):
             raise BadInput(f"{method}: {why}")
@@ -209,6 +350,11 @@ def _state(run: "Run", table: "Table", store: "Store") -> str:
         return f"failed: {log.read_text().strip().rpartition(chr(10))[2]}"
     begun = (folder / "checkpoint.pt").exists() or len(missing) < len(table.tasks())
     return f"{'begun' if begun else 'waiting'}: {', '.join(missing)} missing"
+
+
+def _share(workers: int | None, jobs: int) -> int:
+    """How many processes read the files of one run, of so many at once."""
+    return max(1, (os.cpu_count() or 1) // jobs) if workers is None else workers
 
 
 def _describe(package: str, base: type[Any]) -> None:

@@ -1,18 +1,19 @@
 """Training with resume, and asking tasks of what was trained."""
 
 import copy
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from mixbench.bench import nets
 from mixbench.bench.cells import (
     Cell,
     Record,
@@ -25,12 +26,11 @@ from mixbench.bench.cells import (
     warn,
     written_aside,
 )
-from mixbench.bench.data import Data
-from mixbench.bench.nets import NETS, outline
+from mixbench.bench.data import Data, Dataset, Files, Held, Streamed, held, read
 from mixbench.bench.provenance import provenance
-from mixbench.bench.settings import Recipe
+from mixbench.bench.settings import Recipe, Setting
 from mixbench.bench.spec import BadInput, one_line
-from mixbench.methods import Net
+from mixbench.methods import Net, bce_on_softmax
 from mixbench.tasks import Measure, Trained, measured
 from mixbench.tasks.classification import errors
 
@@ -40,11 +40,15 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Lab:
-    """Where runs happen: the results they are stored in, the folder of datasets, the device."""
+    """Where runs happen: the results they are stored in, the folder of datasets, the device.
+
+    workers: processes that read image files, for each run.
+    """
 
     store: Store
     data: Path = Path("data")
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0
 
 
 def silent(doing: str, done: int, total: int) -> None:
@@ -135,8 +139,8 @@ class Training:
     def __init__(self, run: Run, lab: Lab) -> None:
         chosen = setting(run.setting)
         self.run, self.device = run, lab.device
-        self.data = open_data(chosen.data, chosen.recipe, lab, run.seed)
-        net = build(chosen.net, self.data).to(lab.device)
+        self.data = open_data(chosen, lab, run.seed)
+        net = build(chosen, self.data).to(lab.device)
         self.objective = method(run.method).objective(net, teacher(run, lab))
         self.optimizer, self.schedule = optimizer(self.objective, chosen.recipe)
         self.epochs: list[dict[str, float]] = []
@@ -153,6 +157,7 @@ class Training:
         self.made = provenance(self.device) | {
             "seconds": self.made["seconds"] + measure.seconds,
             "peak_memory_bytes": max(self.made["peak_memory_bytes"], measure.peak_memory_bytes),
+            "unreadable_images": self.data.unreadable,
         }
 
     def pass_over_data(self) -> float:
@@ -198,10 +203,23 @@ class Training:
 
 
 def check(settings: Iterable[str], lab: Lab) -> None:
-    """Raises BadInput if the data of any of the settings is not there, or does not fit."""
+    """Raises BadInput if the data of any of the settings is not there, or does not fit.
+
+    Or if the device can't compute in the precision of one.
+    """
     here = replace(lab, device=torch.device("cpu"))
     for name in set(settings):
-        open_data(setting(name).data, setting(name).recipe, here, seed=0)
+        if setting(name).recipe.precision == "bfloat16" and not has_bfloat16(lab.device):
+            raise BadInput(f"{name}: {lab.device} has no bfloat16; add precision=float32")
+        open_data(setting(name), here, seed=0)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; a CPU does, slowly."""
+    if device.type != "cuda":
+        return True
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @cache
@@ -214,7 +232,7 @@ def inapplicable(setting_name: str, method_name: str) -> str:
     return ""
 
 
-_outline = cache(outline)
+_outline = cache(nets.outline)
 
 
 def pick_device(text: str) -> torch.device:
@@ -230,42 +248,89 @@ def pick_device(text: str) -> torch.device:
     return device
 
 
-def open_data(name: str, recipe: Recipe, lab: Lab, seed: int) -> Data:
-    """The dataset of a setting on the lab's device. Raises BadInput if it does not fit."""
-    dataset = importlib.import_module(f"mixbench.bench.data.{name}").read(lab.data)
+def open_data(chosen: Setting, lab: Lab, seed: int) -> Data:
+    """The dataset of a setting, in batches on the lab's device. Raises BadInput if it does not fit."""
+    dataset, recipe = read(chosen.data, lab.data), chosen.recipe
     try:
         dataset.check(recipe.batch)
+        return _in_batches(dataset, recipe, lab, seed)
     except BadInput as error:
-        raise BadInput(f"{name}: {error}") from None
-    return Data(dataset.to(lab.device), recipe.batch, recipe.crop, recipe.flip, seed)
+        raise BadInput(f"{chosen.data}: {error}") from None
 
 
-def build(name: str, data: Data) -> Net:
-    """A new network of that name for the classes and pixels of a dataset."""
+def _in_batches(dataset: Dataset, recipe: Recipe, lab: Lab, seed: int) -> Data:
+    if isinstance(dataset.train, Files):
+        if recipe.size is None or recipe.crop:
+            raise BadInput("images are read from files: give size=224, or another, and crop=0")
+        return Streamed(
+            dataset,
+            batch=recipe.batch,
+            size=recipe.size,
+            flip=recipe.flip,
+            jitter=recipe.jitter,
+            lighting=recipe.lighting,
+            seed=seed,
+            smoothing=recipe.smoothing,
+            strict=recipe.strict,
+            workers=lab.workers,
+            device=lab.device,
+        )
+    if recipe.size or recipe.jitter or recipe.lighting:
+        raise BadInput("size, jitter and lighting are for images that are read from files")
+    return Held(
+        held(dataset, lab.device),
+        batch=recipe.batch,
+        crop=recipe.crop,
+        flip=recipe.flip,
+        seed=seed,
+        smoothing=recipe.smoothing,
+    )
+
+
+def build(chosen: Setting, data: Data) -> Net:
+    """A new network of a setting, for the classes and pixels of its dataset."""
     dataset = data.dataset
-    return NETS[name](data.classes, dataset.train.x.shape[-1], dataset.mean, dataset.std)
+    net = nets.build(chosen.net, dataset.classes, data.size, dataset.mean, dataset.std)
+    net.dtype = getattr(torch, chosen.recipe.precision)
+    if chosen.recipe.loss == "bce":
+        net.criterion = bce_on_softmax
+    return net
 
 
 def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
     """The recipe's optimizer, and its schedule, which steps once per epoch."""
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    steps = _steps(trained, recipe)
+    steps = _steps(_groups(objective, recipe), recipe)
+    return steps, LambdaLR(steps, lambda epoch: factor(recipe, epoch))
+
+
+def factor(recipe: Recipe, epoch: int) -> float:
+    """What the recipe's learning rate is multiplied by in an epoch."""
+    if epoch < recipe.warmup:
+        return (epoch + 1) / (recipe.warmup + 1)
     if recipe.schedule == "cosine":
-        return steps, CosineAnnealingLR(steps, recipe.epochs)
-    quarters = [-(-recipe.epochs * k // 4) for k in (1, 2, 3)]
-    return steps, MultiStepLR(steps, quarters)
+        done = (epoch - recipe.warmup) / (recipe.epochs - recipe.warmup)
+        return (1 + math.cos(math.pi * done)) / 2
+    milestones = [max(1, round(share * recipe.epochs)) for share in recipe.milestones]
+    return math.prod(recipe.drop for milestone in milestones if epoch >= milestone)
 
 
-def _steps(trained: list[torch.nn.Parameter], recipe: Recipe) -> Optimizer:
+def _groups(objective: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """What is trained: with weight decay, and without."""
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    if recipe.decay == "all":
+        return [{"params": list(trained.values()), "weight_decay": recipe.weight_decay}]
+    weights = {n: p for n, p in trained.items() if n.endswith("weight") and p.ndim > 1}
+    others = [p for name, p in trained.items() if name not in weights]
+    return [
+        {"params": list(weights.values()), "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _steps(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
     if recipe.optimizer == "adamw":
-        return AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
-    return SGD(
-        trained,
-        recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+        return AdamW(groups, recipe.lr)
+    return SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 @contextmanager

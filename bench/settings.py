@@ -1,11 +1,18 @@
 """Settings: a dataset, a network and a recipe, by name."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mixbench.bench.spec import choose, override, resolved, respell
+from mixbench.bench import nets
+from mixbench.bench.data import FOLDER
+from mixbench.bench.spec import BadInput, choose, override, resolved, respell
+
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -13,9 +20,19 @@ class Recipe:
     """How a network is trained, on full batches.
 
     optimizer: "sgd", with momentum, or "adamw".
-    schedule: "step" divides the learning rate by ten after each quarter of the epochs, "cosine"
-        lets it fall to zero.
-    crop: padding in pixels, of which a random crop takes back the size. flip: left to right.
+    decay: whether weight decay is on "all" parameters, or on the "weights" of layers only, which
+        are no biases, scales, or positions.
+    schedule: "step" multiplies the learning rate by ``drop`` at ``milestones``, which are shares of
+        the epochs, to the nearest one; "cosine" lets it fall to zero. warmup: epochs before, in which it rises.
+    loss: "ce", cross-entropy, or "bce", binary cross-entropy on the softmax of logits, which wants
+        a learning rate many times as large. smoothing: of targets (arXiv 1512.00567).
+    precision: of what the network computes; weights, targets, logits and losses are float32.
+    crop: padding in pixels, of which a random crop takes back the size; of small images, which are
+        held in memory. flip: left to right.
+    size: pixels per side, to which random crops of large images, read from files, are brought.
+        jitter: strength of their changes of brightness, contrast and saturation. lighting: standard
+        deviation of those along the principal directions of ImageNet's colours. strict: a file that
+        can't be read ends the training.
     """
 
     epochs: PositiveInt
@@ -25,9 +42,20 @@ class Recipe:
     momentum: NonNegativeFloat = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
+    decay: Literal["all", "weights"] = "all"
     schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    drop: Share = 0.1
+    warmup: NonNegativeInt = 0
+    loss: Literal["ce", "bce"] = "ce"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     crop: NonNegativeInt = 4
     flip: bool = True
+    size: PositiveInt | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    lighting: NonNegativeFloat = 0.0
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,50 +70,121 @@ class Setting:
     def name(self) -> str:
         return f"{self.data}/{self.net}"
 
+    @property
+    def folder(self) -> str:
+        """Where its results lie; the path of a user's own images is one name there."""
+        return quote(self.data, safe=":") + str(self).removeprefix(self.data)
+
     @classmethod
     def parse(cls, text: str) -> "Setting":
         """What ``text`` spells: ``cifar100/preactresnet18,epochs=200``. Raises BadInput."""
         name, *changes = text.split(",")
-        default = SETTINGS[choose(name, SETTINGS, "setting")]
-        return cls(default.data, default.net, override(default.recipe, changes, text))
+        default = _default(name)
+        recipe = override(default.recipe, changes, text)
+        if recipe.warmup >= recipe.epochs:
+            raise BadInput(f"{text}: warmup should be less than the {recipe.epochs} epochs")
+        return replace(default, recipe=recipe)
 
     def __str__(self) -> str:
-        return respell(self.recipe, SETTINGS[self.name].recipe, self.name)
+        return respell(self.recipe, _default(self.name).recipe, self.name)
 
     def resolved(self) -> dict[str, Any]:
         return resolved(self)
 
 
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        Setting(
-            "digits",
-            "small",
-            Recipe(
-                epochs=12,
-                batch=64,
-                nesterov=True,
-                weight_decay=5e-4,
-                schedule="cosine",
-                crop=1,
-                flip=False,
-            ),
-        ),
-        Setting(
-            "digits",
-            "smallvit",
-            Recipe(
-                epochs=30,
-                batch=64,
-                optimizer="adamw",
-                lr=3e-3,
-                weight_decay=0.05,
-                schedule="cosine",
-                crop=1,
-                flip=False,
-            ),
-        ),
-        Setting("cifar100", "preactresnet18", Recipe(epochs=2000)),  # AlignMixup's, of Table 2
+def _default(name: str) -> Setting:
+    """The setting of that name. One that is not listed has the recipe of its dataset's first one.
+
+    Images of the user's own have the recipes of ImageNet. Raises BadInput.
+    """
+    if name in SETTINGS:
+        return SETTINGS[name]
+    data, net = _split(name)
+    known = "imagenet" if data.startswith(FOLDER) else data
+    choose(known, {setting.data for setting in SETTINGS.values()}, "dataset")
+    recipes = {s.net: s.recipe for s in SETTINGS.values() if s.data == known}
+    return Setting(data, nets.known(net), recipes.get(net, next(iter(recipes.values()))))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The dataset and the network of ``name``; a path, or the name of a network, may have slashes."""
+    parts = re.fullmatch(rf"({FOLDER}.+?|[^/]+)/((?:timm/)?[^/]+)", name)
+    if not parts:
+        raise BadInput(f"no setting {name!r}; there are: {', '.join(SETTINGS)}")
+    data, net = parts.groups()
+    return data, net
+
+
+def _settings() -> Iterator[Setting]:
+    cifar = Recipe(epochs=2000)  # AlignMixup's, of Tables 2 and 4
+    for data in ("cifar100", "cifar10"):
+        for net in ("preactresnet18", "wrn16-8"):
+            yield Setting(data, net, cifar)
+    tiny = Recipe(epochs=1200, batch=256, milestones=(0.5, 0.75))  # AlignMixup's
+    yield Setting("tinyimagenet", "preactresnet18", tiny)
+    puzzlemix = replace(tiny, batch=100, lr=0.2, nesterov=True, loss="bce")
+    yield Setting("tinyimagenet", "preactresnet18-stride2", puzzlemix)
+    imagenet = Recipe(  # CutMix's, of Table 3
+        epochs=300,
+        batch=256,
+        nesterov=True,
+        precision="bfloat16",
+        crop=0,
+        size=224,
+        jitter=0.4,
+        lighting=0.1,
     )
-}
+    yield Setting("imagenet", "resnet50", imagenet)
+    deit = Recipe(  # DeiT-S (arXiv 2012.12877) without what the paper leaves out
+        epochs=300,
+        batch=512,
+        optimizer="adamw",
+        lr=5e-4,
+        weight_decay=0.05,
+        decay="weights",
+        schedule="cosine",
+        warmup=5,
+        precision="bfloat16",
+        crop=0,
+        size=224,
+        jitter=0.3,
+    )
+    yield Setting("imagenet", "vit-small", deit)
+    birds = Recipe(  # from scratch; no paper gives one
+        epochs=300,
+        batch=32,
+        lr=0.01,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule="cosine",
+        precision="bfloat16",
+        crop=0,
+        size=224,
+    )
+    yield Setting("cub", "resnet50", birds)
+    speech = Recipe(  # mixup's (arXiv 1710.09412, section 3.3)
+        epochs=30,
+        batch=100,
+        optimizer="adamw",
+        lr=3e-3,
+        weight_decay=0,
+        milestones=(1 / 3, 2 / 3),
+        crop=0,
+        flip=False,
+    )
+    yield Setting("speechcommands", "resnet18", speech)
+    digits = Recipe(
+        epochs=12,
+        batch=64,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule="cosine",
+        crop=1,
+        flip=False,
+    )
+    yield Setting("digits", "small", digits)
+    vit = replace(digits, epochs=30, optimizer="adamw", lr=3e-3, nesterov=False, weight_decay=0.05)
+    yield Setting("digits", "smallvit", vit)
+
+
+SETTINGS = {setting.name: setting for setting in _settings()}

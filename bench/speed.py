@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from mixbench.bench.cells import method, setting
 from mixbench.bench.data import Data
 from mixbench.bench.runs import Lab, build, inapplicable, open_data, optimizer
-from mixbench.bench.settings import Recipe
+from mixbench.bench.settings import Setting
 from mixbench.bench.tables import grid
 from mixbench.tasks import measured
 
@@ -96,9 +96,9 @@ def speed(name: str, methods: Sequence[str], lab: Lab, steps: int, warmup: int) 
     Methods take their steps in turn, so that what slows the machine down slows all of them.
     """
     chosen = setting(name)
-    data = open_data(chosen.data, chosen.recipe, lab, seed=0)
+    data = open_data(chosen, lab, seed=0)
     there = [m for m in dict.fromkeys([BASELINE, *methods]) if not inapplicable(name, m)]
-    subjects = [subject(m, chosen.net, chosen.recipe, data, lab.device) for m in there]
+    subjects = [subject(m, chosen, data, lab.device) for m in there]
     few = list(islice(data.epoch(0), 8))
     for x, y in islice(cycle(few), warmup + steps):
         for each in subjects:
@@ -109,13 +109,13 @@ def speed(name: str, methods: Sequence[str], lab: Lab, steps: int, warmup: int) 
     return f"{grid([HEADS, *rows(subjects, few[:MEMORY_STEPS])])}\n{caption(name, lab, steps, warmup, reasons)}\n"
 
 
-def subject(name: str, net_name: str, recipe: Recipe, data: Data, device: torch.device) -> Subject:
+def subject(name: str, where: Setting, data: Data, device: torch.device) -> Subject:
     """A method, with a network of its own, and, if it needs one, a teacher that is not trained."""
     chosen = method(name)
     torch.manual_seed(0)
-    net, teacher = (build(net_name, data).to(device) for _ in range(2))
+    net, teacher = (build(where, data).to(device) for _ in range(2))
     objective = chosen.objective(net, teacher if chosen.teacher else None).train()
-    return Subject(name, objective, optimizer(objective, recipe)[0], chosen.passes)
+    return Subject(name, objective, optimizer(objective, where.recipe)[0], chosen.passes)
 
 
 def rows(

@@ -127,7 +127,7 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("run tiny manifold,at=layer9", "no stage 'layer9'"),
         ("run tiny transmix", "transmix: it needs the class token's attention"),
         ("todo tiny stylemix", "stylemix: there is no vgg_normalised.pth: take it from github.com"),
-        ("speed digits/tiny", "no setting 'digits/tiny'"),
+        ("speed digits/tiny", "no network 'tiny'"),
         ("speed digits/small mixpu", "no method 'mixpu'"),
         ("speed digits/small --steps 0", "0 is not in the range x>=1"),
         ("run tiny --results file", "results folder file can't be written"),

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbench.bench.settings import SETTINGS, Setting
 from mixbench.bench.spec import BadInput, canonical, names, parse, spell
 from mixbench.methods import Method
 from mixbench.methods.manifold import Manifold
@@ -105,29 +104,6 @@ def test_a_method_may_live_in_a_module_of_its_own(
         method("mylab.broken")
     with pytest.raises(BadInput, match="every field needs a default"):
         method("mylab.bare")
-
-
-@pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_settings_are_read_back(name: str) -> None:
-    assert str(Setting.parse(name)) == name
-    changed = Setting.parse(f"{name},epochs=3,lr=0.5")
-    assert (changed.recipe.epochs, changed.recipe.lr) == (3, 0.5)
-    assert Setting.parse(str(changed)) == changed
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("digits/smal", "no setting 'digits/smal'; did you mean digits/small"),
-        ("digits/small,epoch=3", "no field 'epoch'; did you mean epochs"),
-        ("digits/small,epochs=0", "epochs: it should be greater than 0"),
-        ("digits/small,schedule=linear", "schedule: it should be 'step' or 'cosine'"),
-    ],
-)
-def test_a_wrong_setting_is_explained(text: str, hint: str) -> None:
-    with pytest.raises(BadInput) as error:
-        Setting.parse(text)
-    assert hint in str(error.value)
 
 
 def test_every_task_is_found() -> None:

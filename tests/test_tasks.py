@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
-from mixbench.bench.data import Data, digits
+from mixbench.bench.data import Held, digits
 from mixbench.bench.nets.preactresnet import small
 from mixbench.bench.spec import names, parse
 from mixbench.methods import Method
@@ -46,7 +46,7 @@ def trained(method: Method | None = None, seed: int = 0) -> Trained:
     """A network that saw three steps of digits."""
     torch.manual_seed(seed)
     dataset = digits.read(Path())
-    data = Data(dataset, batch=64, crop=1, flip=False, seed=seed)
+    data = Held(dataset, batch=64, crop=1, flip=False, seed=seed)
     net = small(10, 8, dataset.mean, dataset.std)
     objective = (method or Baseline()).objective(net)
     sgd = torch.optim.SGD(objective.parameters(), 0.1)

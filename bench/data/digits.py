@@ -7,6 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from mixbench.bench.data._base import Dataset, Images
+from mixbench.bench.data._layout import contents
+from mixbench.bench.data._source import Source
 
 
 def read(root: Path) -> Dataset:
@@ -20,3 +22,16 @@ def read(root: Path) -> Dataset:
     return Dataset(
         Images(x[train], y[train]), Images(x[test], y[test]), 10, (mean,) * 3, (std,) * 3
     )
+
+
+def check(root: Path) -> str:
+    dataset = read(root)
+    return contents(len(dataset.train), len(dataset.test), dataset.classes)
+
+
+SOURCE = Source(
+    "digits",
+    "scikit-learn's digits (Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998)",
+    "classification",
+    check,
+)

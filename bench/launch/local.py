@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mixbench.bench.cells import BadFile, Run, setting, written_aside
+from mixbench.bench.data import FOLDER
 from mixbench.bench.launch.progress import Progress, progress
 from mixbench.bench.runs import Lab, fill
 from mixbench.bench.spec import one_line
@@ -140,7 +141,7 @@ def _context(datasets: Iterable[str]) -> Any:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    modules = [f"mixbench.bench.data.{name}" for name in datasets]
+    modules = [f"mixbench.bench.data.{name}" for name in datasets if FOLDER not in name]
     modules += ["mixbench.bench.launch.local", "torch._dynamo"]  # torch.optim would import it later
     context.set_forkserver_preload(modules)
     return context

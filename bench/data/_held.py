@@ -1,0 +1,98 @@
+"""Small datasets in batches: whole on one device as uint8, cropped and flipped there."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixbench.bench.data._base import Dataset, Images, one_hot
+
+
+@dataclass(frozen=True)
+class Held:
+    """A dataset in batches, as one run sees it.
+
+    crop: padding in pixels, of which a random crop takes back the size. flip: left to right.
+    smoothing: the share of each target that is spread evenly over all classes.
+    """
+
+    dataset: Dataset
+    batch: int
+    crop: int
+    flip: bool
+    seed: int
+    smoothing: float = 0.0
+
+    unreadable = 0
+
+    @property
+    def size(self) -> int:
+        """Pixels per side."""
+        return self._split("train").x.shape[-1]
+
+    def batches(self, split: str, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+        """The "train" or "test" images in order and unchanged: (b, 3, h, w) in [0, 1], (b,) int64."""
+        images = self._split(split)
+        for x, y in zip(images.x.split(size), images.y.split(size), strict=True):
+            yield _floats(x), y
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch: (b, 3, h, w) in [0, 1], targets (b, c).
+
+        Shuffled, cropped and flipped as a function of seed and epoch alone, so that all methods
+        see the same; all batches are full.
+        """
+        train, classes = self._split("train"), self.dataset.classes
+        draw = np.random.default_rng((self.seed, epoch))
+        order, corner, mirror = (
+            torch.from_numpy(drawn).to(train.x.device)
+            for drawn in (
+                draw.permutation(len(train)),
+                draw.integers(0, 2 * self.crop + 1, (len(train), 2)),
+                self.flip & (draw.random(len(train)) < 0.5),
+            )
+        )
+        for pick in order[: len(order) // self.batch * self.batch].split(self.batch):
+            x = train.x.index_select(0, pick)
+            if self.crop or self.flip:
+                x = _cropped(x, self.crop, corner[pick], mirror[pick])
+            yield _floats(x), one_hot(train.y[pick], classes, self.smoothing)
+
+    def _split(self, name: str) -> Images:
+        images: Images = getattr(self.dataset, name)
+        return images
+
+
+def held(dataset: Dataset, device: torch.device) -> Dataset:
+    """The dataset, its images on the device."""
+    train, test = cast(Images, dataset.train), cast(Images, dataset.test)
+    return replace(dataset, train=train.to(device), test=test.to(device))
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Pixels (b, 3 or 1, h, w) in [0, 1], three channels of them."""
+    return (x / 255).expand(-1, 3, -1, -1)
+
+
+def _cropped(x: Tensor, pad: int, corner: Tensor, mirror: Tensor) -> Tensor:
+    """Crops of the padded images (b, d, h, w) at their own ``corner`` (b, 2), some mirrored (b,).
+
+    A crop is made of rows, and a row is w bytes anywhere in memory: one index per row copies it. To
+    mirror is to read from a mirrored copy.
+    """
+    b, d, h, w = x.shape
+    x = F.pad(x, [pad] * 4)
+    height, width = x.shape[-2:]
+    both = torch.stack([x, x.flip(-1)]).flatten()
+    i, j = corner.T
+    j = torch.where(mirror, 2 * pad - j, j)
+    start = ((mirror * b + torch.arange(b, device=x.device)) * d * height + i) * width + j
+    rows = torch.arange(h, device=x.device) * width
+    maps = torch.arange(d, device=x.device)[:, None] * height * width
+    index = (start[:, None, None] + maps + rows).flatten()  # b d h
+    everywhere = both.as_strided((len(both) - w + 1, w), (1, 1))
+    return everywhere.index_select(0, index).view(b, d, h, w)

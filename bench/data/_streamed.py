@@ -1,0 +1,188 @@
+"""Large datasets in batches: image files, read and cropped by other processes as they are used."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Indexed
+
+from mixbench.bench.data._base import Dataset, Files, one_hot
+from mixbench.bench.spec import BadInput, one_line
+
+# of ImageNet's colours (Krizhevsky et al., NeurIPS 2012, section 4.1), as in fb.resnet.torch
+VARIANCES = torch.tensor([0.2175, 0.0188, 0.0045])
+DIRECTIONS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+View = Callable[[Tensor], Tensor]
+"""What is seen of an image: (3, h, w) uint8 to (3, size, size)."""
+
+Keys = NDArray[np.int64]
+"""The images of a batch, and the seed of each one's view, (b, 2)."""
+
+
+class Unreadable(UserWarning):
+    """Image files that can't be read."""
+
+
+class Batch(NamedTuple):
+    """x (b, 3, size, size) uint8, y (b,), and the files that could not be read, each with why."""
+
+    x: Tensor
+    y: Tensor
+    lost: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A dataset in batches, as one run sees it: random crops to train on, centres to test on.
+
+    size: pixels per side. A training image is a crop of 8 to 100 % of the area, resized; a test
+        image is resized, and 7/8 of its shorter side are kept, about its centre.
+    flip: left to right. jitter: strength of changes of brightness, contrast and saturation.
+    lighting: standard deviation of colour changes along the principal directions of ImageNet's.
+    smoothing: the share of each target that is spread evenly over all classes.
+    strict: a file that can't be read ends the run. Else, in training, the next one of the dataset
+        takes its place, and a test does without it.
+    workers: processes that read; with none, this one does.
+    """
+
+    dataset: Dataset
+    batch: int
+    size: int
+    flip: bool
+    jitter: float
+    lighting: float
+    seed: int
+    smoothing: float = 0.0
+    strict: bool = False
+    workers: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    lost: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def unreadable(self) -> int:
+        """How many of the files that were asked for can't be read."""
+        return len(self.lost)
+
+    def batches(self, split: str, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The "train" or "test" images in order, (b, 3, size, size) in [0, 1], and labels (b,)."""
+        files: Files = getattr(self.dataset, split)
+        reader = Reader(files, self._centre(), replace=False)
+        order = np.arange(len(files))
+        for x, y in self._read(reader, np.stack([order, order], 1), size or self.batch):
+            yield x / 255, y
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch: (b, 3, size, size) in [0, 1], targets (b, c).
+
+        Shuffled, cropped and coloured as a function of seed and epoch alone, and not of the number
+        of workers, so that all methods see the same; all batches are full.
+        """
+        train, classes = cast(Files, self.dataset.train), self.dataset.classes
+        draw = np.random.default_rng((self.seed, epoch))
+        order, seeds = draw.permutation(len(train)), draw.integers(2**63, size=len(train))
+        keys = np.stack([order, seeds], 1)
+        keys = keys[: len(keys) // self.batch * self.batch]
+        light = torch.from_numpy(draw.normal(0, self.lighting, (len(keys), 3))).float()
+        batches = self._read(Reader(train, self._crop(), replace=True), keys, self.batch)
+        for (x, y), alpha in zip(batches, light.split(self.batch), strict=True):
+            x = x / 255
+            if self.lighting:
+                x = lit(x, alpha.to(self.device))
+            yield x, one_hot(y, classes, self.smoothing)
+
+    def _centre(self) -> View:
+        from torchvision.transforms import v2  # takes seconds
+
+        view: View = v2.Compose([v2.Resize(round(self.size * 8 / 7)), v2.CenterCrop(self.size)])
+        return view
+
+    def _crop(self) -> View:
+        from torchvision.transforms import v2
+
+        flip, jitter = v2.RandomHorizontalFlip(0.5 * self.flip), v2.ColorJitter(*[self.jitter] * 3)
+        view: View = v2.Compose([v2.RandomResizedCrop(self.size), flip, jitter])
+        return view
+
+    def _read(self, reader: "Reader", keys: Keys, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches on the device, of ``size``; when all are through, the lost files are told of."""
+        before = self.unreadable
+        batches: Any = np.array_split(keys, range(size, len(keys), size))
+        loader = DataLoader(
+            reader,
+            batch_sampler=batches,
+            collate_fn=Batch._make,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else a number would be drawn from the global one
+        )
+        for x, y, lost in loader:
+            self._note(lost)
+            if len(x):
+                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            elif reader.replace:
+                raise BadInput(f"no training image can be read: {self._told()}")
+        if self.unreadable > before:
+            warnings.warn(f"{self._told()}; they are left out", Unreadable, stacklevel=2)
+
+    def _note(self, lost: dict[str, str]) -> None:
+        self.lost.update(lost)
+        if self.strict and self.lost:
+            raise BadInput(self._told())
+
+    def _told(self) -> str:
+        (path, why), n = next(iter(self.lost.items())), self.unreadable
+        return f"{path} can't be read ({why})" + (f", and {n - 1} other images" if n > 1 else "")
+
+
+class Reader(Indexed[Batch]):
+    """Reads a batch at a time. ``replace``: another file takes the place of one that is lost."""
+
+    def __init__(self, files: Files, view: View, replace: bool) -> None:
+        self.files, self.view, self.replace = files, view, replace
+
+    def __getitems__(self, keys: Keys) -> Batch:
+        lost: dict[str, str] = {}
+        found = [each for i, seed in keys.tolist() for each in self._seen(i, seed, lost)]
+        x = torch.stack([x for x, _ in found]) if found else torch.empty(0)
+        return Batch(x, self.files.y[[i for _, i in found]], lost)
+
+    def _seen(self, i: int, seed: int, lost: dict[str, str]) -> Iterator[tuple[Tensor, int]]:
+        """What is seen of one image, and which it is; nothing if it is lost and not replaced."""
+        n = len(self.files)
+        for j in range(i, i + n if self.replace else i + 1):
+            path = os.fsdecode(self.files.paths[j % n])
+            try:
+                image = decoded(path)
+            except Exception as error:  # a damaged file can raise anything
+                lost[path] = one_line(error)
+                continue
+            with torch.random.fork_rng([]):
+                torch.manual_seed(seed)
+                yield self.view(image), j % n
+            return
+
+
+def decoded(path: str) -> Tensor:
+    """The image of a file, (3, h, w) uint8. Raises what Pillow raises if it can't be read."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    with Image.open(path) as file:
+        image: Tensor = pil_to_tensor(file.convert("RGB"))
+    return image
+
+
+def lit(x: Tensor, alpha: Tensor) -> Tensor:
+    """Images (b, 3, h, w), their colours changed by ``alpha`` (b, 3) along the principal directions."""
+    change = (alpha * VARIANCES.to(x)) @ DIRECTIONS.to(x).T  # b 3
+    return (x + change[:, :, None, None]).clamp(0, 1)

@@ -1,0 +1,249 @@
+"""Images that are of no class that a network was trained on: from files, or drawn.
+
+Those of ODIN (Liang et al., 1706.02690) are as its authors published them, of 32 x 32 pixels: random
+crops, and images made smaller, of LSUN and of Tiny-ImageNet, and iSUN made smaller. What stands in
+for them is named by its own path: folder:PATH makes images smaller, folder-crop:PATH crops them.
+"""
+
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixbench.bench.data import FOLDER, _imagefolder
+from mixbench.bench.data._decode import tried
+from mixbench.bench.data._layout import existing, remedy, some
+from mixbench.bench.data._source import Archive, Source
+from mixbench.bench.spec import BadInput, choose, one_line
+
+Pixels = NDArray[np.uint8]
+
+CROPS = "folder-crop:"
+"""Before the path of images that are cropped, not made smaller."""
+
+FILES: Mapping[str, tuple[str, int]] = {
+    "lsun-crop": ("odin/LSUN", 10_000),
+    "lsun-resize": ("odin/LSUN_resize", 10_000),
+    "isun": ("odin/iSUN", 8_925),
+    "tinyimagenet-crop": ("odin/Imagenet", 10_000),
+    "tinyimagenet-resize": ("odin/Imagenet_resize", 10_000),
+    "textures": ("dtd/images", 5_640),
+}
+"""Where the images of a set lie, at any depth, and how many were published."""
+
+SVHN, SVHN_IMAGES = "svhn/test_32x32.mat", 26_032
+DRAWN = 10_000
+"""How many images of noise there are."""
+
+
+def outside(name: str, root: Path, size: int, seed: int = 0) -> Tensor:
+    """Images (n, 3, size, size) uint8, always in the same order: that of their paths.
+
+    name: of a set in ``FILES``; "svhn"; "uniform", U[0, 1] for each value; "gaussian", N(0.5, 1),
+        clipped; folder:PATH or folder-crop:PATH, images at any depth of a folder.
+    size: what is of another is resized, so that its shorter side fits, and its centre is cut out;
+        so are the sets of 32 x 32 pixels where a network is trained on larger images. As
+        torchvision does it, bilinear, so that others' evaluations on textures saw the same. Only
+        folder-crop:PATH cuts a random window out of each image as it is.
+    seed: of noise and of random windows.
+
+    Images that can't be read are left out with a warning, which counts them and names some. Raises
+    BadInput if none is left, or the set is unknown or not there.
+    """
+    if name.startswith(FOLDER):
+        return _decoded(_own(name, FOLDER), partial(_fitted, size=size))
+    if name.startswith(CROPS):
+        folder = _own(name, CROPS)
+        return _decoded(folder, partial(_window, folder=folder, size=size, seed=seed))
+    choose(name, [*FILES, "svhn", *NOISE], "set of images")
+    if name in NOISE:
+        return torch.from_numpy(NOISE[name](size, np.random.default_rng(seed)))
+    if name == "svhn":
+        return _stacked([_fit(image, size) for image in _svhn(root)])
+    return _decoded(existing(root / FILES[name][0], name), partial(_fitted, size=size))
+
+
+def check(name: str, root: Path) -> str:
+    """Opens no image."""
+    folder, published = FILES[name]
+    found = sum(1 for _ in _imagefolder.files(existing(root / folder, name)))
+    return _counted(root / folder, found, published)
+
+
+def check_svhn(root: Path) -> str:
+    return _counted(root / SVHN, len(_svhn(root)), SVHN_IMAGES)
+
+
+def _counted(path: Path, found: int, published: int) -> str:
+    if found != published:
+        raise BadInput(f"{path} has {found:,} images; as published it has {published:,}")
+    return f"{found:,} images"
+
+
+def _uniform(size: int, draw: Generator) -> Pixels:
+    return draw.integers(256, size=(DRAWN, 3, size, size), dtype=np.uint8)
+
+
+def _gaussian(size: int, draw: Generator) -> Pixels:
+    out = np.empty((DRAWN, 3, size, size), np.uint8)
+    for image in out:  # one by one, as numbers before rounding take eight times as much
+        image[:] = (255 * draw.normal(0.5, 1, image.shape).clip(0, 1)).round()
+    return out
+
+
+NOISE: Mapping[str, Callable[[int, Generator], Pixels]] = {
+    "uniform": _uniform,
+    "gaussian": _gaussian,
+}
+
+
+def _own(name: str, prefix: str) -> Path:
+    folder = Path(name.removeprefix(prefix))
+    if not folder.is_dir():
+        raise BadInput(f"{folder} should be a folder of images, and there is none")
+    return folder
+
+
+def _decoded(folder: Path, read: Callable[[bytes], Pixels]) -> Tensor:
+    paths, good, bad = np.array(sorted(_imagefolder.files(folder))), list[Pixels](), list[str]()
+    if not len(paths):
+        raise BadInput(f"{folder} has no images")
+    for _, pixels, complaints in tried(paths, read):
+        good += pixels
+        bad += complaints
+    if bad:
+        said = f"{len(bad):,} of {len(paths):,} images in {folder} can't be used: {some(bad)}"
+        if not good:
+            raise BadInput(said)
+        warnings.warn(f"{said}; they are left out", stacklevel=3)
+    return _stacked(good)
+
+
+def _stacked(images: list[Pixels]) -> Tensor:
+    """From (h, w, 3) each to (n, 3, h, w)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _fitted(path: bytes, size: int) -> Pixels:
+    return _fit(_read(path), size)
+
+
+def _fit(image: Pixels, size: int) -> Pixels:
+    from PIL import Image
+    from torchvision.transforms.functional import center_crop, resize
+
+    return np.asarray(center_crop(resize(Image.fromarray(image), [size]), [size]))
+
+
+def _window(path: bytes, folder: Path, size: int, seed: int) -> Pixels:
+    """A random window; which one depends on the file's path in the folder, not on other files."""
+    image = _read(path)
+    h, w, _ = image.shape
+    if min(h, w) < size:
+        raise BadInput(f"{w} x {h} pixels, less than {size} x {size}")
+    inner = os.path.relpath(path, os.fsencode(folder))
+    draw = np.random.default_rng((seed, zlib.crc32(inner)))
+    top, left = draw.integers((h - size + 1, w - size + 1))
+    return image[top : top + size, left : left + size].copy()
+
+
+def _read(path: bytes) -> Pixels:
+    """An image (h, w, 3)."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _svhn(root: Path) -> Pixels:
+    """The test images (n, 32, 32, 3)."""
+    from scipy.io import loadmat
+
+    path = existing(root / SVHN, "svhn")
+    try:
+        x: NDArray[Any] = loadmat(path)["X"]
+    except Exception as error:  # what is damaged can raise anything
+        raise BadInput(f"{path} is damaged ({one_line(error)}); {remedy('svhn')}") from None
+    if x.dtype != np.uint8 or x.shape[:-1] != (32, 32, 3):
+        raise BadInput(f"X in {path} is {x.dtype} {x.shape}, and should be uint8 (32, 32, 3, n)")
+    return x.transpose(3, 0, 1, 2)
+
+
+def _odin(name: str, title: str, link: str, md5: str) -> Source:
+    where = FILES[name][0]
+    into, _, folder = where.rpartition("/")
+    url = f"https://www.dropbox.com/s/{link}/{folder}.tar.gz?dl=1"
+    archive = Archive(f"{folder}.tar.gz", (url,), f"md5:{md5}", into)
+    return Source(name, title, "out of distribution", partial(check, name), where, (archive,))
+
+
+SOURCES = (
+    _odin(
+        "lsun-crop",
+        "LSUN (Yu et al., 1506.03365), crops by Liang et al. (1706.02690)",
+        "fhtsw1m3qxlwj6h",
+        "458a0a0ab8e5f1cb4516d7400568e460",
+    ),
+    _odin(
+        "lsun-resize",
+        "LSUN (Yu et al., 1506.03365), resized by Liang et al. (1706.02690)",
+        "moqh2wh8696c3yl",
+        "278b7b31c8cb7e804a1465a8ce03a2dc",
+    ),
+    _odin(
+        "isun",
+        "iSUN (Xu et al., 1504.06755), resized by Liang et al. (1706.02690)",
+        "ssz7qxfqae0cca5",
+        "be77b0f2c26fda898afac5f99645ee70",
+    ),
+    _odin(
+        "tinyimagenet-crop",
+        "Tiny-ImageNet (Le and Yang, 2015), crops by Liang et al. (1706.02690)",
+        "avgm2u562itwpkl",
+        "7c0827e4246c3718a5ee076e999e52e5",
+    ),
+    _odin(
+        "tinyimagenet-resize",
+        "Tiny-ImageNet (Le and Yang, 2015), resized by Liang et al. (1706.02690)",
+        "kp3my3412u5k9rl",
+        "0f9ff11d45babf2eff5fe12281d1ac31",
+    ),
+    Source(
+        "textures",
+        "Describable Textures Dataset (Cimpoi et al., 1311.3618)",
+        "out of distribution",
+        partial(check, "textures"),
+        FILES["textures"][0],
+        (
+            Archive(
+                "dtd-r1.0.1.tar.gz",
+                ("https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",),
+                "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
+            ),
+        ),
+    ),
+    Source(
+        "svhn",
+        "SVHN (Netzer et al., Reading Digits in Natural Images, 2011), its test images",
+        "out of distribution",
+        check_svhn,
+        SVHN,
+        (
+            Archive(
+                "test_32x32.mat",
+                ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
+                "md5:eb5a983be6a315427106f1b164d9cef3",
+                "svhn",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,196 @@
+"""Datasets that are read as they are used: the same for all, from any number of processes."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mixbench.bench.data import Dataset, Files, Streamed
+from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Unreadable, decoded, lit
+from mixbench.bench.spec import BadInput
+
+COLOURS = torch.tensor([(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of one colour each, of several sizes, whose left half is darker."""
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(23):
+        pixels = np.empty((40 + i, 60 - i, 3), np.uint8)
+        pixels[:] = COLOURS[i % 4].numpy()
+        pixels[:, : (60 - i) // 2] //= 2
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture
+def data(folder: Path) -> Streamed:
+    paths = sorted(folder.iterdir())
+    files = Files(np.array([os.fsencode(p) for p in paths]), torch.arange(len(paths)) % 4)
+    return Streamed(
+        Dataset(files, files, 4), batch=5, size=16, flip=True, jitter=0.0, lighting=0.0, seed=0
+    )
+
+
+@pytest.fixture
+def damaged(data: Streamed, tmp_path: Path) -> Streamed:
+    """The same, with two files that can't be read."""
+    paths = data.dataset.train.paths.copy()  # type: ignore[union-attr]
+    for i, content in ((3, b"no image"), (8, Path(os.fsdecode(paths[8])).read_bytes()[:60])):
+        path = tmp_path / f"bad-{i}.png"
+        path.write_bytes(content)
+        paths = np.array([*paths[:i], os.fsencode(path), *paths[i + 1 :]])
+    files = Files(paths, data.dataset.train.y)
+    return replace(data, dataset=Dataset(files, files, 4), lost={})
+
+
+def flat(batches: Iterator[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [t for batch in batches for t in batch]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch_alone(data: Streamed) -> None:
+    data = replace(data, jitter=0.4, lighting=0.1)
+    first = flat(data.epoch(3))
+    torch.rand(7)  # what a method may draw in between
+    assert same(first, flat(data.epoch(3)))
+    assert not same(first, flat(data.epoch(4)))
+    assert not same(first, flat(replace(data, seed=1).epoch(3)))
+
+
+def test_the_number_of_workers_changes_nothing(data: Streamed) -> None:
+    data = replace(data, jitter=0.4, lighting=0.1)
+    assert same(flat(data.epoch(0)), flat(replace(data, workers=2).epoch(0)))
+    assert same(flat(data.batches("test")), flat(replace(data, workers=2).batches("test")))
+
+
+def test_reading_draws_nothing_from_the_generators_of_others(data: Streamed) -> None:
+    before = torch.get_rng_state()
+    flat(replace(data, jitter=0.4, lighting=0.1).epoch(0))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_batches_are_full_and_targets_belong_to_their_images(data: Streamed) -> None:
+    seen = []
+    for x, y in data.epoch(0):
+        assert x.shape == (5, 3, 16, 16) and y.shape == (5, 4)
+        assert x.min() >= 0 and x.max() <= 1
+        hue = x.mean((2, 3))
+        for colour, target in zip(hue, y, strict=True):
+            greys = colour.max() - colour.min() < 0.02
+            assert target.argmax() == (3 if greys else colour.argmax())
+        seen.append(y)
+    assert len(seen) == 4
+
+
+def test_each_image_comes_once(data: Streamed, folder: Path) -> None:
+    y = torch.arange(23)
+    paths = data.dataset.train.paths  # type: ignore[union-attr]
+    files = Files(paths, y)
+    named = replace(data, dataset=Dataset(files, files, 23), batch=23)
+    ((_, targets),) = named.epoch(5)
+    assert targets.argmax(1).sort().values.equal(y)
+
+
+def test_a_test_image_is_its_centre_in_order(data: Streamed) -> None:
+    x = torch.cat([x for x, _ in data.batches("test", 7)])
+    assert [len(x) for x, _ in data.batches("test", 7)] == [7, 7, 7, 2]
+    assert torch.cat([y for _, y in data.batches("test")]).equal(torch.arange(23) % 4)
+    right = (255 * x[:, :, 8, 12]).round().long()
+    assert right.equal(COLOURS[torch.arange(23) % 4])
+    left = (255 * x[:, :, 8, 3]).round().long()
+    assert left.equal(COLOURS[torch.arange(23) % 4] // 2)
+
+
+def test_half_of_the_images_are_mirrored(data: Streamed) -> None:
+    crops = torch.cat([x for n in range(30) for x, _ in data.epoch(n)])
+    left, right = crops[..., :3].mean((1, 2, 3)), crops[..., -3:].mean((1, 2, 3))
+    both = (left - right).abs() > 0.02  # those that show both halves
+    share = (left > right)[both].double().mean().item()
+    assert abs(share - 0.5) < 4 * 0.5 / both.sum().item() ** 0.5
+    never = torch.cat([x for n in range(3) for x, _ in replace(data, flip=False).epoch(n)])
+    assert (never[..., :3].mean((1, 2, 3)) <= never[..., -3:].mean((1, 2, 3)) + 0.02).all()
+
+
+def test_jitter_changes_colours_and_its_absence_does_not(data: Streamed) -> None:
+    brightest = COLOURS.double().max(1).values / 255
+    for x, y in data.epoch(0):
+        assert (x.amax((1, 2, 3)) <= brightest[y.argmax(1)] + 1e-2).all()
+    changed = torch.cat([x.amax((1, 2, 3)) for x, _ in replace(data, jitter=0.4).epoch(0)])
+    assert len(changed.unique()) > 4
+
+
+def test_lighting_moves_all_pixels_of_an_image_along_the_principal_directions() -> None:
+    x, alpha = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[0.1, -0.2, 0.3], [0.0, 0.0, 0.0]])
+    out = lit(x, alpha)
+    change = sum(
+        a * variance * DIRECTIONS[:, i]
+        for i, (a, variance) in enumerate(zip(alpha[0], VARIANCES, strict=True))
+    )
+    torch.testing.assert_close(out[0], x[0] + torch.as_tensor(change)[:, None, None])
+    assert out[1].equal(x[1])
+    torch.testing.assert_close(DIRECTIONS.T @ DIRECTIONS, torch.eye(3), atol=2e-3, rtol=0)
+    assert lit(torch.ones(1, 3, 2, 2), 9 * torch.ones(1, 3)).max() <= 1
+
+
+def test_a_file_that_cant_be_read_is_named_and_the_next_one_takes_its_place(
+    damaged: Streamed,
+) -> None:
+    with pytest.warns(Unreadable, match=r"bad-\d.png can't be read .*, and 1 other images"):
+        ((x, y),) = replace(damaged, batch=23).epoch(0)
+    seen = [i + (i in (3, 8)) for i in range(23)]
+    assert len(x) == 23
+    assert y.sum(0).tolist() == torch.bincount(torch.tensor(seen) % 4).tolist()
+
+
+def test_it_is_told_once_and_counted(damaged: Streamed) -> None:
+    with pytest.warns(Unreadable):
+        list(damaged.batches("test"))
+    assert damaged.unreadable == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(damaged.batches("test"))
+    assert damaged.unreadable == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_test_does_without_files_that_cant_be_read(damaged: Streamed, workers: int) -> None:
+    with pytest.warns(Unreadable):
+        y = torch.cat([y for _, y in replace(damaged, workers=workers).batches("test", 1)])
+    kept = [i % 4 for i in range(23) if i not in (3, 8)]
+    assert y.tolist() == kept
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_strict_run_ends_at_a_file_that_cant_be_read(damaged: Streamed, workers: int) -> None:
+    with pytest.raises(BadInput, match=r"bad-\d.png can't be read"):
+        list(replace(damaged, strict=True, workers=workers).epoch(0))
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    (path := tmp_path / "bad.png").write_bytes(b"")
+    files = Files(np.array([os.fsencode(path)] * 3), torch.arange(3))
+    data = Streamed(Dataset(files, files, 3), 3, 16, False, 0.0, 0.0, 0)
+    with pytest.raises(BadInput, match=r"no training image can be read: .*bad.png"):
+        list(data.epoch(0))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+def test_images_of_all_modes_are_read_in_colour(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "image.tiff"
+    image = Image.radial_gradient("L").resize((32, 24)).convert("RGB").convert(mode)
+    image.save(path)
+    out = decoded(str(path))
+    assert out.dtype == torch.uint8 and out.shape == (3, 24, 32)
+    assert (out.movedim(0, 2).numpy() == np.asarray(image.convert("RGB"))).all()

@@ -33,7 +33,7 @@ def cli() -> None:
     """Train mixup methods, ask every trained network the same questions, print the tables.
 
     METHOD is a spelling such as mixup,alpha=0.2 or, from a module of your own, mylab.newmix,cells=8;
-    it adds a row to the table.
+    it adds a row to the table, or is one of the only rows.
     """
 
 
@@ -45,6 +45,7 @@ def _of_a_table(command: Command) -> Command:
         click.option(
             "--setting", "settings", multiple=True, help="Other than the table's; several can be."
         ),
+        click.option("--only", is_flag=True, help="No rows but the METHODs."),
         click.argument("methods", metavar="[METHOD]...", nargs=-1),
         click.argument("name", metavar="TABLE"),
     ):
@@ -320,16 +321,25 @@ def _free(folder: Path) -> str:
 
 
 def _table(
-    name: str, methods: Sequence[str], settings: Sequence[str], seeds: int | None, results: Path
+    name: str,
+    methods: Sequence[str],
+    only: bool,
+    settings: Sequence[str],
+    seeds: int | None,
+    results: Path,
 ) -> tuple["Table", "Store"]:
     """The table that the arguments stand for, and where its cells are."""
     from mixbench.bench.cells import Store
     from mixbench.bench.paper import TABLES
     from mixbench.bench.settings import Setting
 
-    table = TABLES[choose(name, TABLES, "table")].add(*methods)
+    table = TABLES[choose(name, TABLES, "table")]
+    if only and not methods:
+        raise BadInput("--only leaves no rows: name the methods")
+    table = replace(table, methods=() if only else table.methods).add(*methods)
     if settings:
-        table = replace(table, settings=tuple(str(Setting.parse(text)) for text in settings))
+        spelled = dict.fromkeys(str(Setting.parse(text)) for text in settings)
+        table = replace(table, settings=tuple(spelled), caption=f"Rows and columns of `{name}`.")
     for method in methods:
         if why := table.refusal(method):
             raise BadInput(f"{method}: {why}")

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mixbench.bench import paper
 from mixbench.bench.cli import main
@@ -74,6 +76,37 @@ def test_what_does_not_apply_is_told_apart_from_what_is_missing(
     assert lines[-1] == "1 waiting, 1 not applicable"
 
 
+def test_rows_and_settings_can_be_other_than_the_tables(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = ["--setting", "digits/small,epochs=2", "--only", "mixup,alpha=2", "--seeds", "1"]
+    assert mixbench("todo", "tiny", *other) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("digits/small,epochs=2/mixup,alpha=2/0: ")
+    assert mixbench("table", "tiny", *other) == 0
+    printed = capsys.readouterr().out
+    assert "Rows and columns of `tiny`. Setting: `digits/small,epochs=2`." in printed
+    assert [line for line in printed.splitlines() if line.startswith("| mixup,alpha=2 ")]
+    assert "baseline" not in printed
+
+
+@pytest.mark.parametrize("setting", ["digits/small", "folder:mine/small,batch=4,size=8"])
+def test_the_data_path_is_timed(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, name in product(("train", "val"), ("one", "two")):
+        (where := tmp_path / "mine" / split / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (9, 9)).save(where / f"{i}.png")
+    arguments = ["--batches", "2", "--rounds", "2", "--workers", "0", "--device", "cpu"]
+    assert mixbench("data", "speed", setting, *arguments) == 0
+    head, _, ours, *_, caption = capsys.readouterr().out.splitlines()
+    assert head.split("|")[2:4] == [" augmented ", " shuffled only "]
+    name, *rates = [cell.strip() for cell in ours.strip("|").split("|")]
+    assert name == "mixbench" and all(int(rate) > 0 for rate in rates)
+    assert setting in caption and "The median of 2 times the first 2 batches" in caption
+
+
 def test_steps_are_timed_beside_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (
         "speed digits/small,batch=16 puzzlemix transmix supermix,steps=1 --steps 3 --warmup 1"
@@ -132,6 +165,11 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("speed digits/small --steps 0", "0 is not in the range x>=1"),
         ("run tiny --results file", "results folder file can't be written"),
         ("run tiny --device abacus", "device 'abacus' can't be used here"),
+        ("run tiny --only", "--only leaves no rows: name the methods"),
+        ("run tiny --setting digits/smal", "no network 'smal'; did you mean small"),
+        ("run tiny --setting folder:none/small", "none is missing; it should hold train and val"),
+        ("run tiny --workers -1", "-1 is not in the range x>=0"),
+        ("data speed digits/smal", "no network 'smal'"),
         ("run tiny --jobs 0", "0 is not in the range x>=1"),
         ("run tiny --seeds many", "'many' is not a valid integer"),
         ("run stretched", "digits: 1297 training images can't fill a batch of 5000"),

@@ -17,13 +17,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, on full batches.
+    """How a network is trained, on full batches, channels last; no mean of its weights is kept.
 
     optimizer: "sgd", with momentum, or "adamw".
     decay: whether weight decay is on "all" parameters, or on the "weights" of layers only, which
         are no biases, scales, or positions.
-    schedule: "step" multiplies the learning rate by ``drop`` at ``milestones``, which are shares of
-        the epochs, to the nearest one; "cosine" lets it fall to zero. warmup: epochs before, in which it rises.
+    schedule: "step" multiplies the learning rate by ``drop`` at ``milestones``, shares of the
+        epochs; "cosine" lets it fall to zero. warmup: epochs before, in which it rises.
     loss: "ce", cross-entropy, or "bce", binary cross-entropy on the softmax of logits, which wants
         a learning rate many times as large. smoothing: of targets (arXiv 1512.00567).
     precision: of what the network computes; weights, targets, logits and losses are float32.

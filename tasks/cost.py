@@ -1,6 +1,7 @@
 """What a training step costs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from itertools import count, cycle, islice
 from typing import Any, ClassVar
 
@@ -53,9 +54,10 @@ class Cost(Task):
     }
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
-        objective, batches = trained.objective.train(), _endless(trained.data)
-        terms = [_terms(objective, *batch) for batch in islice(batches, self.warmup)]
-        few = list(islice(batches, 4))
+        objective = trained.objective.train()
+        with closing(_endless(trained.data)) as batches:  # what reads ahead would take time
+            terms = [_terms(objective, *batch) for batch in islice(batches, self.warmup)]
+            few = list(islice(batches, 4))
         images = sum(len(x) for x, _ in islice(cycle(few), self.steps))
         with measured(few[0][0].device) as measure:
             for x, y in islice(cycle(few), self.steps):
@@ -68,7 +70,7 @@ class Cost(Task):
         }
 
 
-def _endless(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(data: Data) -> Generator[tuple[Tensor, Tensor]]:
     for epoch in count():
         yield from data.epoch(epoch)
 

@@ -1,8 +1,6 @@
 """Datasets of images, as published and in folders: what is read, and what is refused, and why."""
 
-import hashlib
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -11,9 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import formats
 import numpy as np
 import pytest
 import torch
+from formats import BIRDS, TINY, VAL, WNIDS, draw
 from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -57,11 +57,9 @@ def pixels(split: Images | Files) -> torch.Tensor:
     return split.x
 
 
-def draw(path: Path, level: int = 0, mode: str = "RGB", size: int = 64) -> Path:
-    """A JPEG of one grey."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (size, size), level).convert(mode).save(path, "JPEG", quality=95)
-    return path
+def published(kind: type[datasets.CIFAR10]) -> list[str]:
+    """The names of its files."""
+    return [*(file for file, _ in kind.train_list + kind.test_list), kind.meta["filename"]]
 
 
 def empty(path: Path) -> Path:
@@ -92,22 +90,9 @@ def line_more(path: Path, line: str) -> None:
 @pytest.fixture
 def tiny_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A few images in the format of both, whose checksums torchvision is told."""
-    for kind, count, prefix in ((datasets.CIFAR10, 10, ""), (datasets.CIFAR100, 100, "fine_")):
-        folder = tmp_path / kind.base_folder
-        folder.mkdir()
-        parts: dict[str, Any] = {
-            "train": {"data": np.arange(200 * 3072, dtype=np.uint8).reshape(200, 3072)},
-            "test": {"data": np.zeros((100, 3072), dtype=np.uint8)},
-        }
-        for part in parts.values():
-            part[f"{prefix}labels"] = [i % count for i in range(len(part["data"]))]
-        parts["meta"] = {f"{prefix}label_names": [f"class {i}" for i in range(count)]}
-        for name, content in parts.items():
-            (folder / name).write_bytes(pickle.dumps(content))
-        md5 = {n: hashlib.md5((folder / n).read_bytes()).hexdigest() for n in parts}
-        monkeypatch.setattr(kind, "train_list", [["train", md5["train"]]])
-        monkeypatch.setattr(kind, "test_list", [["test", md5["test"]]])
-        monkeypatch.setattr(kind, "meta", kind.meta | {"filename": "meta", "md5": md5["meta"]})
+    for kind, classes in ((datasets.CIFAR10, 10), (datasets.CIFAR100, 100)):
+        formats.cifar(tmp_path, kind, classes, train=200, test=100)
+        formats.trust(tmp_path, kind, monkeypatch)
     return tmp_path
 
 
@@ -122,8 +107,10 @@ def test_cifar_is_read_from_torchvisions_layout(tiny_cifar: Path, name: str) -> 
     assert CIFAR[name][0].SOURCE.check(tiny_cifar).endswith(f"{dataset.classes} classes")
 
 
-@pytest.mark.parametrize("file", ["train", "test", "meta"])
-@pytest.mark.parametrize("name", CIFAR)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [(name, file) for name, (_, kind) in CIFAR.items() for file in published(kind)],
+)
 def test_a_missing_or_damaged_file_is_named(tiny_cifar: Path, name: str, file: str) -> None:
     reader, kind = CIFAR[name]
     path = tiny_cifar / kind.base_folder / file
@@ -160,29 +147,11 @@ def test_the_real_cifar100_is_read(tmp_path: Path) -> None:
     )
 
 
-WNIDS = ["n03", "n01", "n02"]  # not sorted, as a subset's list may be
-TINY = "tiny-imagenet-200"
-VAL = {0: "n02", 1: "n01", 2: "n03", 10: "n01", 11: "n02", 12: "n03"}
-
-
-def level(wnid: str) -> int:
-    return 60 * sorted(WNIDS).index(wnid)
-
-
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiny-ImageNet's format; an image's grey is 60 times its label. Some have other modes."""
+    """Tiny-ImageNet's format, in three classes."""
     monkeypatch.setattr(tinyimagenet, "CLASSES", len(WNIDS))
-    top = tmp_path / TINY
-    for wnid in WNIDS:
-        for i, mode in enumerate(("RGB", "L", "CMYK")):
-            draw(top / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", level(wnid), mode)
-        (top / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t9\t9\n")
-    (top / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
-    for i, wnid in VAL.items():
-        draw(top / "val" / "images" / f"val_{i}.JPEG", level(wnid))
-    annotations = "".join(f"val_{i}.JPEG\t{wnid}\t0\t0\t9\t9\n" for i, wnid in VAL.items())
-    (top / "val" / "val_annotations.txt").write_text(annotations)
+    formats.tinyimagenet(tmp_path)
     return tmp_path
 
 
@@ -556,11 +525,9 @@ def test_real_images_in_folders_are_found(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def all_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A thousand classes of ImageNet, an image each, and nothing in it."""
+    """A thousand classes of ImageNet, an image each."""
     root = tmp_path_factory.mktemp("imagenet")
-    for split in ("train", "val"):
-        for i in range(1000):
-            empty(root / "imagenet" / split / f"n{i:08d}" / f"{split}_{i}.JPEG")
+    formats.imagenet(root, 1000)
     return root
 
 
@@ -568,7 +535,7 @@ def test_imagenet_is_read_from_its_folders(all_classes: Path) -> None:
     dataset = imagenet.read(all_classes)
     dataset.check(1000)
     top = all_classes / "imagenet"
-    assert files(dataset.test)[7] == str(top / "val" / "n00000007" / "val_7.JPEG")
+    assert files(dataset.test)[7] == str(top / "val" / "n00000007" / "ILSVRC2012_val_00000008.JPEG")
     assert dataset.train.y.tolist() == list(range(1000))
     with pytest.raises(
         BadInput, match=r"1,000 to train, .* as published it has 1,281,167 to train"
@@ -595,24 +562,10 @@ def test_a_part_of_imagenet_is_not_read_as_imagenet(own: Path) -> None:
         imagenet.read(own)
 
 
-BIRDS = "CUB_200_2011"
-
-
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    """CUB's format: of each class an image to train and one to test, in turns; none is a JPEG."""
-    lists: dict[str, list[str]] = {
-        name: [] for name in ("images", "image_class_labels", "train_test_split", "classes")
-    }
-    for i in range(400):
-        name = f"{i // 2 + 1:03d}.Bird/{i}.jpg"
-        empty(tmp_path / BIRDS / "images" / name)
-        lists["images"].append(f"{i + 1} {name}")
-        lists["image_class_labels"].append(f"{i + 1} {i // 2 + 1}")
-        lists["train_test_split"].append(f"{i + 1} {i % 2}")
-    lists["classes"] = [f"{i} {i:03d}.Bird" for i in range(1, 201)]
-    for list_name, lines in lists.items():
-        (tmp_path / BIRDS / f"{list_name}.txt").write_text("\n".join(lines) + "\n")
+    """CUB's format: of each class an image to test and one to train."""
+    formats.cub(tmp_path, 200)
     return tmp_path
 
 

@@ -134,6 +134,32 @@ def test_learning_rates_fall_where_the_papers_say(text: str, expected: dict[int,
     assert rates(text) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cifar10/preactresnet18", "2000 128 sgd 1e-4 False step ce 4 None 0 0"),
+        ("cifar100/wrn16-8", "2000 128 sgd 1e-4 False step ce 4 None 0 0"),
+        ("tinyimagenet/preactresnet18", "1200 256 sgd 1e-4 False step ce 4 None 0 0"),
+        ("tinyimagenet/preactresnet18-stride2", "1200 100 sgd 1e-4 True step bce 4 None 0 0"),
+        ("imagenet/resnet50", "300 256 sgd 1e-4 True step ce 0 224 0.4 0.1"),
+        ("imagenet/vit-small", "300 512 adamw 0.05 False cosine ce 0 224 0.3 0"),
+        ("speechcommands/resnet18", "30 100 adamw 0 False step ce 0 None 0 0"),
+    ],
+)
+def test_recipes_are_those_of_the_sources(text: str, expected: str) -> None:
+    chosen = recipe(text)
+    epochs, batch, optimizer, decay, nesterov, schedule, loss, crop, size, jitter, light = (
+        expected.split()
+    )
+    assert chosen.smoothing == 0 and chosen.momentum == 0.9
+    assert (chosen.epochs, chosen.batch, chosen.crop) == (int(epochs), int(batch), int(crop))
+    assert (chosen.optimizer, chosen.schedule, chosen.loss) == (optimizer, schedule, loss)
+    assert (chosen.weight_decay, chosen.jitter, chosen.lighting) == pytest.approx(
+        (float(decay), float(jitter), float(light))
+    )
+    assert (str(chosen.nesterov), str(chosen.size)) == (nesterov, size)
+
+
 def test_a_warmup_rises_to_the_full_rate_and_the_cosine_falls_from_there() -> None:
     seen = rates("imagenet/vit-small,epochs=9,warmup=4,lr=1")
     assert [seen[epoch] for epoch in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])

@@ -1,34 +1,19 @@
 """Speech Commands: which recordings are read, and which pixels they become."""
 
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import formats
 import numpy as np
 import pytest
 import torch
+from formats import SPEECH, TIME, record, tone
 from numpy.typing import NDArray
 
 from mixbench.bench.data import _mel, source, speechcommands
 from mixbench.bench.data._base import Images
 from mixbench.bench.spec import BadInput
-
-FOLDER = "speech_commands_v0.02"
-TIME = np.arange(16_000) / 16_000
-
-
-def tone(hertz: float, amplitude: float) -> NDArray[np.int16]:
-    return (amplitude * np.sin(2 * np.pi * hertz * TIME)).round().astype(np.int16)
-
-
-def record(path: Path, samples: NDArray[np.int16], rate: int = 16_000, channels: int = 1) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def pixels(split: object) -> torch.Tensor:
@@ -38,21 +23,8 @@ def pixels(split: object) -> torch.Tensor:
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> Path:
-    """35 words; of each a recording to train, one to validate, one to test; noise beside them.
-
-    Word i is a tone of 200 (i + 1) hertz; those to train, validate and test differ in loudness.
-    """
-    top, lists = tmp_path / FOLDER, {"validation": "", "testing": ""}
-    for i in range(35):
-        word = f"word{i:02d}"
-        for name, loud in (("a", 1000), ("b", 3000), ("c", 9000)):
-            record(top / word / f"{name}_nohash_0.wav", tone(200 * (i + 1), loud))
-        lists["validation"] += f"{word}/b_nohash_0.wav\n"
-        lists["testing"] += f"{word}/c_nohash_0.wav\n"
-    for name, lines in lists.items():
-        (top / f"{name}_list.txt").write_text(lines)
-    record(top / "_background_noise_" / "hum.wav", np.zeros(40_000, np.int16))
-    (top / "LICENSE").write_text("")
+    """35 words; of each a recording to train, one to validate, one to test."""
+    formats.speechcommands(tmp_path, 35)
     return tmp_path
 
 
@@ -95,8 +67,8 @@ def test_other_pixels_would_not_be_taken_from_what_was_kept(
 
 def test_short_recordings_are_filled_with_silence_and_long_ones_cut(spoken: Path) -> None:
     sound = np.random.default_rng(0).integers(-3000, 3000, 20_000).astype(np.int16)
-    record(spoken / FOLDER / "word00" / "a_nohash_0.wav", sound[:8000])
-    record(spoken / FOLDER / "word01" / "a_nohash_0.wav", sound)
+    record(spoken / SPEECH / "word00" / "a_nohash_0.wav", sound[:8000])
+    record(spoken / SPEECH / "word01" / "a_nohash_0.wav", sound)
     filled = np.concatenate([sound[:8000], np.zeros(8000, np.int16)])
     expected = torch.from_numpy(_mel.images(np.stack([filled, sound[:16_000]])))
     x = pixels(speechcommands.read(spoken).train)
@@ -166,7 +138,7 @@ UNREADABLE: dict[str, tuple[Damage, str]] = {
 def test_folders_and_lists_that_disagree_are_refused(
     spoken: Path, damage: Damage, reason: str
 ) -> None:
-    damage(spoken / FOLDER)
+    damage(spoken / SPEECH)
     for look in (speechcommands.read, speechcommands.SOURCE.check):
         with pytest.raises(BadInput, match=reason):
             look(spoken)
@@ -174,7 +146,7 @@ def test_folders_and_lists_that_disagree_are_refused(
 
 @pytest.mark.parametrize(("damage", "reason"), UNREADABLE.values(), ids=UNREADABLE)
 def test_an_unreadable_recording_is_named(spoken: Path, damage: Damage, reason: str) -> None:
-    damage(spoken / FOLDER)
+    damage(spoken / SPEECH)
     where = r"1 of 35 files can't be read: .*word03/a_nohash_0.wav \("
     with pytest.raises(BadInput, match=where + f".*{reason}"):
         speechcommands.read(spoken)
@@ -187,8 +159,8 @@ def test_what_was_published_is_what_check_wants(spoken: Path) -> None:
 
 def test_the_archive_is_unpacked_where_it_is_read() -> None:
     (archive,) = speechcommands.SOURCE.archives
-    assert archive.into == FOLDER
-    assert archive.name == f"{FOLDER}.tar.gz"
+    assert archive.into == SPEECH
+    assert archive.name == f"{SPEECH}.tar.gz"
 
 
 def hertz(mel: float) -> float:

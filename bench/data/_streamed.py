@@ -168,7 +168,7 @@ class Reader(Indexed[Batch]):
                 lost[path] = one_line(error)
                 continue
             with torch.random.fork_rng([]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # and not those of GPUs
                 yield self.view(image), j % n
             return
 

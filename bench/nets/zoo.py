@@ -173,7 +173,7 @@ def verify(net: Net, model: nn.Module, size: int) -> None:
         raise ValueError("they would lack some of its parameters")
     (_, stages), model = deepcopy((net.split("pixels"), model))
     with torch.random.fork_rng([]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # and not those of GPUs
         x = torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -186,7 +186,7 @@ def verify(net: Net, model: nn.Module, size: int) -> None:
 
 def outcome(failure: str, part: nn.Module, x: Tensor) -> Tensor:
     """What a module makes of ``x``, with one seed for its draws. Raises ValueError if it can't."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     try:
         out: Tensor = part(x)
     except Exception as error:  # maps too small for a convolution, for example

@@ -1,0 +1,183 @@
+"""Every listed setting trains as its recipe says, on tiny files in the format of its dataset."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from shutil import rmtree
+
+import formats
+import pytest
+import torch
+from PIL import Image
+from torch.optim import SGD, AdamW
+from torchvision import datasets
+
+from mixbench.bench import data
+from mixbench.bench.cells import Cell, Record, Run, Store
+from mixbench.bench.data import Files, cub, imagenet, speechcommands, tinyimagenet
+from mixbench.bench.runs import Lab, Training, fill, train
+from mixbench.bench.settings import SETTINGS, Recipe, Setting
+from mixbench.methods import bce_on_softmax
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CLASSES = 4
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"the real {name} is not here")
+
+
+def tiny_cifar(kind: type[datasets.CIFAR10], root: Path, patch: pytest.MonkeyPatch) -> None:
+    formats.cifar(root, kind, CLASSES, train=5, test=4)
+    formats.trust(root, kind, patch)
+
+
+def tiny_imagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(imagenet, "CLASSES", CLASSES)
+    formats.imagenet(root, CLASSES)
+
+
+def tiny_birds(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cub, "CLASSES", CLASSES)
+    formats.cub(root, CLASSES)
+
+
+def tiny_tinyimagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tinyimagenet, "CLASSES", len(formats.WNIDS))
+    formats.tinyimagenet(root)
+
+
+def tiny_speech(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(speechcommands, "WORDS", CLASSES)
+    formats.speechcommands(root, CLASSES)
+
+
+WRITE: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
+    "cifar10": lambda root, patch: tiny_cifar(datasets.CIFAR10, root, patch),
+    "cifar100": lambda root, patch: tiny_cifar(datasets.CIFAR100, root, patch),
+    "tinyimagenet": tiny_tinyimagenet,
+    "imagenet": tiny_imagenet,
+    "cub": tiny_birds,
+    "speechcommands": tiny_speech,
+    "digits": lambda root, patch: None,  # they come with scikit-learn
+}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Where the checkpoints of large networks are not left behind."""
+    yield Lab(Store(tmp_path / "results"), tmp_path)
+    rmtree(tmp_path / "results", ignore_errors=True)
+
+
+def write(name: str, lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    assert name in WRITE, f"nothing tiny has the format of {name}: write it in tests/formats.py"
+    WRITE[name](lab.data, patch)
+
+
+def shortened(recipe: Recipe, batch: int) -> Recipe:
+    """The recipe for one epoch of a few small images."""
+    return replace(recipe, epochs=1, warmup=0, batch=batch, size=recipe.size and 32)
+
+
+def record_of(run: Run, lab: Lab, task: str = "classification") -> Record:
+    """The record of a task that is asked of a run for the first time."""
+    assert fill(run, [task], lab) == [task]
+    record = lab.store.read(Cell(run, task))
+    assert record
+    return record
+
+
+def metrics_of(run: Run, lab: Lab) -> dict[str, float]:
+    """Errors, and how sure the network is, which tells more of so few images."""
+    return {
+        name: value
+        for task in ("classification", "calibration")
+        for name, value in record_of(run, lab, task)["metrics"].items()
+    }
+
+
+def assert_scored(record: Record) -> None:
+    top1 = record["metrics"]["top1"]
+    assert math.isfinite(top1) and 0 <= top1 <= 100
+    assert record["made"]["training"]["unreadable_images"] == 0
+
+
+def assert_as_told(training: Training, recipe: Recipe) -> None:
+    """What was trained is what the recipe says."""
+    net, images = training.objective.net, next(training.data.epoch(0))[0]
+    assert net.dtype == getattr(torch, recipe.precision)
+    assert (net.criterion is bce_on_softmax) == (recipe.loss == "bce")
+    assert type(training.optimizer) is {"sgd": SGD, "adamw": AdamW}[recipe.optimizer]
+    assert len(images) == recipe.batch
+    assert recipe.size is None or images.shape[2:] == (recipe.size, recipe.size)
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_setting_trains(name: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = SETTINGS[name]
+    write(listed.data, lab, monkeypatch)
+    batch = 64 if listed.data == "digits" else 2
+    setting = replace(listed, recipe=shortened(listed.recipe, batch))
+    run = Run(str(setting), "mixup", 0)
+    record = record_of(run, lab)
+    assert_scored(record)
+    assert record["parameters"]["setting"] == json.loads(json.dumps(asdict(setting)))
+    assert_as_told(train(run, lab), setting.recipe)
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_setting_has_a_shorter_form(name: str) -> None:
+    shorter = Run(f"{name},epochs=200", "mixup", 0).identity()["parameters"]["setting"]
+    listed = SETTINGS[name].resolved()
+    assert shorter == listed | {"recipe": listed["recipe"] | {"epochs": 200}}
+    assert str(Setting.parse(f"{name},epochs=200")) == f"{name},epochs=200"
+
+
+def test_a_folder_and_a_network_of_timm_train_the_same_way(lab: Lab) -> None:
+    formats.imagenet(lab.data, CLASSES)
+    name = f"folder:{lab.data}/imagenet/timm/test_resnet,epochs=1,batch=2,size=32"
+    run = Run(name, "mixup", 0)
+    record = record_of(run, lab)
+    assert_scored(record)
+    assert record["parameters"]["setting"]["net"] == "timm/test_resnet"
+    assert_as_told(train(run, lab), Setting.parse(name).recipe)
+
+
+def test_two_workers_give_the_numbers_of_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("imagenet", lab, monkeypatch)
+    run = Run("imagenet/timm/test_resnet,epochs=1,batch=2,size=32", "mixup", 0)
+    elsewhere = Store(lab.store.root / "elsewhere")
+    alone, helped = metrics_of(run, lab), metrics_of(run, replace(lab, store=elsewhere, workers=2))
+    assert alone == helped
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cub"])
+def test_tiny_files_that_are_streamed_are_jpegs(
+    name: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(name, lab, monkeypatch)
+    dataset = data.read(name, lab.data)
+    for split in (dataset.train, dataset.test):
+        assert isinstance(split, Files) and len(split) == CLASSES
+        for path in split.paths.tolist():
+            with Image.open(os.fsdecode(path)) as image:
+                image.load()
+                assert (image.format, image.mode) == ("JPEG", "RGB")
+
+
+@needs("tiny-imagenet-mini")
+def test_real_images_of_tiny_imagenet_train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tinyimagenet, "CLASSES", 20)
+    (lab.data / formats.TINY).symlink_to(SHARED / "tiny-imagenet-mini")
+    run = Run("tinyimagenet/timm/test_resnet,epochs=1,batch=250", "mixup", 0)
+    assert_scored(record_of(run, lab))
+
+
+@needs("imagenette-mini")
+def test_real_images_in_folders_train(lab: Lab) -> None:
+    name = f"folder:{SHARED / 'imagenette-mini'}/timm/test_resnet,epochs=1,batch=100,size=64"
+    assert_scored(record_of(Run(name, "mixup", 0), lab))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mixbench.bench.data import Source
     from mixbench.bench.tables import Table
 
+MOST_WORKERS = 16  # more than one GPU can be fed by
+
 Command = Callable[..., None]
 
 _folder = click.Path(file_okay=True, path_type=Path)
@@ -64,7 +66,7 @@ _data = click.option(
 _workers = click.option(
     "--workers",
     type=click.IntRange(min=0),
-    show_default="an equal share of the cores",
+    show_default="an equal share of the cores, at most 16",
     help="Processes that read image files, for each run.",
 )
 
@@ -300,7 +302,7 @@ def _of_each(names: Sequence[str], look: Callable[["Source"], str]) -> None:
     for each in [source(name) for name in names]:
         try:
             print(f"{each.name}: {look(each)}", flush=True)
-        except BadInput as error:
+        except (BadInput, OSError) as error:
             _complain(f"{each.name}: {error}")
             failed = True
     sys.exit(2 if failed else 0)
@@ -364,7 +366,10 @@ def _state(run: "Run", table: "Table", store: "Store") -> str:
 
 def _share(workers: int | None, jobs: int) -> int:
     """How many processes read the files of one run, of so many at once."""
-    return max(1, (os.cpu_count() or 1) // jobs) if workers is None else workers
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MOST_WORKERS, max(1, (cores or 1) // jobs))
 
 
 def _describe(package: str, base: type[Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mixbench.bench.cells import setting
-from mixbench.bench.runs import Lab, open_data
+from mixbench.bench.runs import Lab, open_data, reproducible
 from mixbench.bench.settings import Setting
 from mixbench.bench.tables import grid
 from mixbench.tasks import measured
@@ -34,10 +34,11 @@ def reading(name: str, lab: Lab, batches: int, rounds: int) -> str:
     if chosen.data in PEERS:
         peer = f"torchvision, DataLoader with {PEER_WORKERS} workers"
         ways[peer] = [_peer(each, lab) for each in both]
-    rates = [
-        [[_rate(epoch, batches, lab) for epoch in pair] for pair in ways.values()]
-        for _ in range(rounds)
-    ]
+    with reproducible(0, lab.device):
+        rates = [
+            [[_rate(epoch, batches, lab) for epoch in pair] for pair in ways.values()]
+            for _ in range(rounds)
+        ]
     medians = torch.tensor(rates).median(0).values.tolist()
     rows = [[way, *map("{:.0f}".format, pair)] for way, pair in zip(ways, medians, strict=True)]
     return f"{grid([HEADS, *rows])}\n{_caption(name, lab, batches, rounds)}\n"
@@ -79,7 +80,7 @@ def _rate(epoch: Epoch, batches: int, lab: Lab) -> float:
 
 def _caption(name: str, lab: Lab, batches: int, rounds: int) -> str:
     return (
-        f"Setting: `{name}`, to {lab.device}, {torch.get_num_threads()} CPU threads, "
+        f"Setting: `{name}`, to {lab.device}, on one CPU thread as runs are, "
         f"{lab.workers} workers for files, torch {torch.__version__}. The median of {rounds} times "
         f"the first {batches} batches of an epoch, the ways in turn."
     )

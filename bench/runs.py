@@ -157,6 +157,7 @@ class Training:
         self.made = provenance(self.device) | {
             "seconds": self.made["seconds"] + measure.seconds,
             "peak_memory_bytes": max(self.made["peak_memory_bytes"], measure.peak_memory_bytes),
+            "images": {s: len(getattr(self.data.dataset, s)) for s in ("train", "test")},
             "unreadable_images": self.data.unreadable,
         }
 
@@ -294,7 +295,7 @@ def build(chosen: Setting, data: Data) -> Net:
     net.dtype = getattr(torch, chosen.recipe.precision)
     if chosen.recipe.loss == "bce":
         net.criterion = bce_on_softmax
-    return net
+    return net.to(memory_format=torch.channels_last)
 
 
 def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:

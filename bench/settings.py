@@ -23,7 +23,7 @@ class Recipe:
     decay: whether weight decay is on "all" parameters, or on the "weights" of layers only, which
         are no biases, scales, or positions.
     schedule: "step" multiplies the learning rate by ``drop`` at ``milestones``, shares of the
-        epochs; "cosine" lets it fall to zero. warmup: epochs before, in which it rises.
+        epochs; "cosine" lets it fall to zero. warmup: the first epochs, in which it rises.
     loss: "ce", cross-entropy, or "bce", binary cross-entropy on the softmax of logits, which wants
         a learning rate many times as large. smoothing: of targets (arXiv 1512.00567).
     precision: of what the network computes; weights, targets, logits and losses are float32.
@@ -79,10 +79,14 @@ class Setting:
     def parse(cls, text: str) -> "Setting":
         """What ``text`` spells: ``cifar100/preactresnet18,epochs=200``. Raises BadInput."""
         name, *changes = text.split(",")
+        if name.startswith(FOLDER) and any("=" not in change for change in changes):
+            raise BadInput(f"{text}: a path can't have a comma; make a link to it that has none")
         default = _default(name)
         recipe = override(default.recipe, changes, text)
         if recipe.warmup >= recipe.epochs:
             raise BadInput(f"{text}: warmup should be less than the {recipe.epochs} epochs")
+        if recipe.nesterov and not recipe.momentum:
+            raise BadInput(f"{text}: without momentum, nesterov should be False")
         return replace(default, recipe=recipe)
 
     def __str__(self) -> str:

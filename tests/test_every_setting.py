@@ -18,6 +18,7 @@ from torchvision import datasets
 from mixbench.bench import data
 from mixbench.bench.cells import Cell, Record, Run, Store
 from mixbench.bench.data import Files, cub, imagenet, speechcommands, tinyimagenet
+from mixbench.bench.reading import Epoch, reading
 from mixbench.bench.runs import Lab, Training, fill, train
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
 from mixbench.methods import bce_on_softmax
@@ -181,3 +182,22 @@ def test_real_images_of_tiny_imagenet_train(lab: Lab, monkeypatch: pytest.Monkey
 def test_real_images_in_folders_train(lab: Lab) -> None:
     name = f"folder:{SHARED / 'imagenette-mini'}/timm/test_resnet,epochs=1,batch=100,size=64"
     assert_scored(record_of(Run(name, "mixup", 0), lab))
+
+
+def test_the_way_of_torchvision_is_timed_beside_ours(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_cifar(datasets.CIFAR10, lab.data, monkeypatch)
+    shapes = set[tuple[int, ...]]()
+
+    def rate(epoch: Epoch, batches: int, lab: Lab) -> float:
+        shapes.update(tuple(x.shape) for x, _ in epoch())
+        return 7.0
+
+    monkeypatch.setattr("mixbench.bench.reading._rate", rate)
+    _, _, ours, theirs, *_ = reading(
+        "cifar10/preactresnet18,batch=2", lab, batches=9, rounds=2
+    ).splitlines()
+    assert shapes == {(2, 3, 32, 32)}
+    assert ours.split() == ["|", "mixbench", "|", "7", "|", "7", "|"]
+    assert theirs.startswith("| torchvision, DataLoader with 2 workers |")

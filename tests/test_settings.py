@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from mixbench.bench import runs
 from mixbench.bench.cells import Cell, Run, Store
 from mixbench.bench.data._streamed import Unreadable
+from mixbench.bench.launch.local import Job, launch
 from mixbench.bench.runs import Lab, Training, check, factor, fill, optimizer, reproducible, train
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
 from mixbench.bench.spec import BadInput
@@ -95,6 +96,8 @@ def test_a_folders_results_lie_in_one_folder_below_all_results(tmp_path: Path) -
         ("cifar10/preactresnet19", "no network 'preactresnet19'; did you mean preactresnet18"),
         ("cifar10/timm/resnet19", "timm has no model 'resnet19'; did you mean timm/resnet"),
         ("folder:mine", "no setting 'folder:mine'"),
+        ("folder:a,b/small", "a path can't have a comma; make a link to it"),
+        ("digits/small,momentum=0", "without momentum, nesterov should be False"),
         ("digits/small,milestones=0.5+1.5", "it should be less than 1"),
         ("digits/small,warmup=12", "warmup should be less than the 12 epochs"),
         ("imagenet/vit-small,epochs=5", "warmup should be less than the 5 epochs"),
@@ -256,6 +259,16 @@ def test_files_that_cant_be_read_are_counted_in_the_record(folder: Path, lab: La
     strict = replace(run, setting=f"{run.setting},strict=True")
     with pytest.raises(BadInput, match=r"3\.png can't be read"):
         train(strict, lab)
+
+
+def test_workers_of_a_run_in_a_process_of_its_own_change_nothing(folder: Path, lab: Lab) -> None:
+    run = Run(f"folder:{folder}/small,size=16,batch=8,epochs=2", "mixup", 0)
+    fill(run, ["calibration"], lab)
+    elsewhere = replace(lab, store=Store(lab.store.root / "elsewhere"), workers=2)
+    assert launch([Job(run, ("calibration",))], elsewhere, at_once=1) == {}
+    here, there = (each.store.read(Cell(run, "calibration")) for each in (lab, elsewhere))
+    assert here and there and here["metrics"] == there["metrics"]
+    assert there["made"]["training"]["images"] == {"train": 24, "test": 10}
 
 
 def test_the_recipe_reaches_network_and_targets(lab: Lab) -> None:

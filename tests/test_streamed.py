@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixbench.bench.data import Dataset, Files, Streamed
-from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Unreadable, decoded, lit
+from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Unreadable, decoded
 from mixbench.bench.spec import BadInput
 
 COLOURS = torch.tensor([(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)])
@@ -77,8 +78,13 @@ def test_the_number_of_workers_changes_nothing(data: Streamed) -> None:
 
 def test_reading_draws_nothing_from_the_generators_of_others(data: Streamed) -> None:
     before = torch.get_rng_state()
-    flat(replace(data, jitter=0.4, lighting=0.1).epoch(0))
+    with (
+        patch("torch.cuda._is_in_bad_fork", return_value=False),
+        patch("torch.cuda.manual_seed_all") as gpus,
+    ):
+        flat(replace(data, jitter=0.4, lighting=0.1).epoch(0))
     assert torch.get_rng_state().equal(before)
+    gpus.assert_not_called()
 
 
 def test_batches_are_full_and_targets_belong_to_their_images(data: Streamed) -> None:
@@ -131,17 +137,28 @@ def test_jitter_changes_colours_and_its_absence_does_not(data: Streamed) -> None
     assert len(changed.unique()) > 4
 
 
-def test_lighting_moves_all_pixels_of_an_image_along_the_principal_directions() -> None:
-    x, alpha = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[0.1, -0.2, 0.3], [0.0, 0.0, 0.0]])
-    out = lit(x, alpha)
-    change = sum(
-        a * variance * DIRECTIONS[:, i]
-        for i, (a, variance) in enumerate(zip(alpha[0], VARIANCES, strict=True))
-    )
-    torch.testing.assert_close(out[0], x[0] + torch.as_tensor(change)[:, None, None])
-    assert out[1].equal(x[1])
-    torch.testing.assert_close(DIRECTIONS.T @ DIRECTIONS, torch.eye(3), atol=2e-3, rtol=0)
-    assert lit(torch.ones(1, 3, 2, 2), 9 * torch.ones(1, 3)).max() <= 1
+def test_lighting_moves_all_pixels_of_an_image_along_the_principal_directions(
+    data: Streamed,
+) -> None:
+    alphas = []
+    for (x, y), (plain, same_y) in zip(
+        replace(data, lighting=0.1).epoch(0), data.epoch(0), strict=True
+    ):
+        assert y.equal(same_y)
+        change = (x - plain).flatten(2)
+        free = ((x > 0) & (x < 1)).flatten(2).all(1, keepdim=True)  # b 1 hw
+        for each, where in zip(change, free, strict=True):
+            (shift,) = each.masked_select(where).view(3, -1).T.unique(dim=0).mean(0, keepdim=True)
+            torch.testing.assert_close(
+                each.masked_select(where).view(3, -1),
+                shift[:, None].expand(3, int(where.sum())),
+                atol=1e-5,
+                rtol=0,
+            )
+            alphas.append(np.linalg.solve(DIRECTIONS * VARIANCES, shift.double().numpy()))
+    spread = float(np.std(alphas))
+    assert abs(spread - 0.1) < 4 * 0.1 / (2 * 3 * len(alphas)) ** 0.5
+    assert np.abs(DIRECTIONS.T @ DIRECTIONS - np.eye(3)).max() < 2e-3
 
 
 def test_a_file_that_cant_be_read_is_named_and_the_next_one_takes_its_place(
@@ -178,12 +195,14 @@ def test_a_strict_run_ends_at_a_file_that_cant_be_read(damaged: Streamed, worker
         list(replace(damaged, strict=True, workers=workers).epoch(0))
 
 
-def test_a_folder_in_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+def test_images_none_of_which_can_be_read_are_refused(data: Streamed, tmp_path: Path) -> None:
     (path := tmp_path / "bad.png").write_bytes(b"")
-    files = Files(np.array([os.fsencode(path)] * 3), torch.arange(3))
-    data = Streamed(Dataset(files, files, 3), 3, 16, False, 0.0, 0.0, 0)
-    with pytest.raises(BadInput, match=r"no training image can be read: .*bad.png"):
-        list(data.epoch(0))
+    bad = Files(np.array([os.fsencode(path)] * 3), torch.arange(3))
+    train = data.dataset.train
+    with pytest.raises(BadInput, match=r"no image can be read: .*bad.png"):
+        list(replace(data, dataset=Dataset(bad, train, 3), batch=3, lost={}).epoch(0))
+    with pytest.raises(BadInput, match=r"no image can be read: .*bad.png"):
+        list(replace(data, dataset=Dataset(train, bad, 3), lost={}).batches("test"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])

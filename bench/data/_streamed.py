@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,10 +19,13 @@ from mixbench.bench.data._base import Dataset, Files, one_hot
 from mixbench.bench.spec import BadInput, one_line
 
 # of ImageNet's colours (Krizhevsky et al., NeurIPS 2012, section 4.1), as in fb.resnet.torch
-VARIANCES = torch.tensor([0.2175, 0.0188, 0.0045])
-DIRECTIONS = torch.tensor(
+VARIANCES = np.array([0.2175, 0.0188, 0.0045])
+DIRECTIONS = np.array(  # a column each
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
+
+FORK = "fork" if "fork" in get_all_start_methods() else None
+"""How workers start: at once, where they can, for each pass. They know nothing of a GPU."""
 
 View = Callable[[Tensor], Tensor]
 """What is seen of an image: (3, h, w) uint8 to (3, size, size)."""
@@ -93,12 +97,13 @@ class Streamed:
         order, seeds = draw.permutation(len(train)), draw.integers(2**63, size=len(train))
         keys = np.stack([order, seeds], 1)
         keys = keys[: len(keys) // self.batch * self.batch]
-        light = torch.from_numpy(draw.normal(0, self.lighting, (len(keys), 3))).float()
+        alpha = draw.normal(0, self.lighting, (len(keys), 3))
+        light = torch.from_numpy(alpha * VARIANCES @ DIRECTIONS.T).float().to(self.device)
         batches = self._read(Reader(train, self._crop(), replace=True), keys, self.batch)
-        for (x, y), alpha in zip(batches, light.split(self.batch), strict=True):
+        for (x, y), change in zip(batches, light.split(self.batch), strict=True):
             x = x / 255
             if self.lighting:
-                x = lit(x, alpha.to(self.device))
+                x = (x + change[:, :, None, None]).clamp(0, 1)
             yield x, one_hot(y, classes, self.smoothing)
 
     def _centre(self) -> View:
@@ -116,7 +121,7 @@ class Streamed:
 
     def _read(self, reader: "Reader", keys: Keys, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches on the device, of ``size``; when all are through, the lost files are told of."""
-        before = self.unreadable
+        seen, before = 0, self.unreadable
         batches: Any = np.array_split(keys, range(size, len(keys), size))
         loader = DataLoader(
             reader,
@@ -124,14 +129,18 @@ class Streamed:
             collate_fn=Batch._make,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            multiprocessing_context=FORK if self.workers else None,
             generator=torch.Generator(),  # else a number would be drawn from the global one
         )
         for x, y, lost in loader:
             self._note(lost)
+            seen += len(x)
+            if not seen and reader.replace:
+                break
             if len(x):
                 yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-            elif reader.replace:
-                raise BadInput(f"no training image can be read: {self._told()}")
+        if not seen:
+            raise BadInput(f"no image can be read: {self._told()}")
         if self.unreadable > before:
             warnings.warn(f"{self._told()}; they are left out", Unreadable, stacklevel=2)
 
@@ -153,7 +162,9 @@ class Reader(Indexed[Batch]):
 
     def __getitems__(self, keys: Keys) -> Batch:
         lost: dict[str, str] = {}
-        found = [each for i, seed in keys.tolist() for each in self._seen(i, seed, lost)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of files that it can read
+            found = [each for i, seed in keys.tolist() for each in self._seen(i, seed, lost)]
         x = torch.stack([x for x, _ in found]) if found else torch.empty(0)
         return Batch(x, self.files.y[[i for _, i in found]], lost)
 
@@ -180,9 +191,3 @@ def decoded(path: str) -> Tensor:
     with Image.open(path) as file:
         image: Tensor = pil_to_tensor(file.convert("RGB"))
     return image
-
-
-def lit(x: Tensor, alpha: Tensor) -> Tensor:
-    """Images (b, 3, h, w), their colours changed by ``alpha`` (b, 3) along the principal directions."""
-    change = (alpha * VARIANCES.to(x)) @ DIRECTIONS.to(x).T  # b 3
-    return (x + change[:, :, None, None]).clamp(0, 1)

@@ -13,7 +13,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mixbench.bench.cells import BadFile, Run, setting, written_aside
+import torch
+
+from mixbench.bench.cells import Run, setting, written_aside
 from mixbench.bench.data import FOLDER
 from mixbench.bench.launch.progress import Progress, progress
 from mixbench.bench.runs import Lab, fill
@@ -94,7 +96,7 @@ class Pool:
             self.show.at(str(job.run), *content)
             return
         if kind == "warned":
-            warnings.warn(content[0], BadFile, stacklevel=1)
+            warnings.warn(content[0], stacklevel=1)
             return
         del self.working[pipe]
         process.join()
@@ -118,6 +120,8 @@ def _work(pipe: Connection, job: Job, lab: Lab) -> None:
     warnings.showwarning = lambda message, *_: pipe.send(("warned", str(message)))
     log = lab.store.folder(job.run) / "error.txt"
     try:
+        if lab.device.type == "cuda":
+            torch.cuda.set_device(lab.device)  # so that nothing is put on the first one
         filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
         log.unlink(missing_ok=True)
         pipe.send(("claimed",) if filled is None else ("filled", filled))

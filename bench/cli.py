@@ -401,7 +401,8 @@ def main() -> None:
     except click.ClickException as error:
         _complain(error.format_message())
     except OSError as error:
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        where = os.fsdecode(error.filename) if error.filename else "the system"
+        _complain(f"{where}: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; what is done is kept")
         code = 130

@@ -204,15 +204,16 @@ class Training:
 
 
 def check(settings: Iterable[str], lab: Lab) -> None:
-    """Raises BadInput if the data of any of the settings is not there, or does not fit.
+    """Raises BadInput if any of the settings can't be trained on.
 
-    Or if the device can't compute in the precision of one.
+    That is, if its data is not there, or does not fit batch or network, or if the device does not
+    have its precision.
     """
     here = replace(lab, device=torch.device("cpu"))
     for name in set(settings):
         if setting(name).recipe.precision == "bfloat16" and not has_bfloat16(lab.device):
             raise BadInput(f"{name}: {lab.device} has no bfloat16; add precision=float32")
-        open_data(setting(name), here, seed=0)
+        build(setting(name), open_data(setting(name), here, seed=0))
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -80,7 +81,7 @@ class Setting:
         """What ``text`` spells: ``cifar100/preactresnet18,epochs=200``. Raises BadInput."""
         name, *changes = text.split(",")
         if name.startswith(FOLDER) and any("=" not in change for change in changes):
-            raise BadInput(f"{text}: a path can't have a comma; make a link to it that has none")
+            raise BadInput(f"{text!r}: a path can't have a comma")
         default = _default(name)
         recipe = override(default.recipe, changes, text)
         if recipe.warmup >= recipe.epochs:
@@ -110,13 +111,21 @@ def _default(name: str) -> Setting:
     return Setting(data, nets.known(net), recipes.get(net, next(iter(recipes.values()))))
 
 
+def _absolute(data: str) -> str:
+    """The path of a user's own images, spelled in the one way that is the same from everywhere."""
+    path = Path(data.removeprefix(FOLDER)).expanduser().resolve()
+    if "," in str(path) or not str(path).isprintable():
+        raise BadInput(f"a path should be printable and have no comma, unlike {str(path)!r}")
+    return f"{FOLDER}{path}"
+
+
 def _split(name: str) -> tuple[str, str]:
     """The dataset and the network of ``name``; a path, or the name of a network, may have slashes."""
-    parts = re.fullmatch(rf"({FOLDER}.+?|[^/]+)/((?:timm/)?[^/]+)", name)
+    parts = re.fullmatch(rf"({FOLDER}.+?|[^/:]+)/((?:timm/)?[^/]+)", name)
     if not parts:
         raise BadInput(f"no setting {name!r}; there are: {', '.join(SETTINGS)}")
     data, net = parts.groups()
-    return data, net
+    return _absolute(data) if data.startswith(FOLDER) else data, net
 
 
 def _settings() -> Iterator[Setting]:

@@ -104,7 +104,10 @@ def test_the_data_path_is_timed(
     assert head.split("|")[2:4] == [" augmented ", " shuffled only "]
     name, *rates = [cell.strip() for cell in ours.strip("|").split("|")]
     assert name == "mixbench" and all(int(rate) > 0 for rate in rates)
-    assert setting in caption and "The median of 2 times the first 2 batches" in caption
+    assert (
+        setting.removeprefix("folder:") in caption
+        and "The median of 2 times the first 2 batches" in caption
+    )
 
 
 def test_steps_are_timed_beside_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,12 @@ def test_the_digits_are_all_there_and_split_by_class() -> None:
     dataset.check(64)
 
 
+def test_one_class_is_none() -> None:
+    alone = Images(numbered().x, torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(BadInput, match="there should be 2 classes or more, not 1"):
+        Dataset(alone, alone, 1).check(6)
+
+
 @pytest.mark.parametrize(
     ("batch", "classes", "why"),
     [

@@ -61,10 +61,9 @@ def test_a_wrong_setting_is_explained(text: str, hint: str) -> None:
     [
         ("cifar10/wrn28-10", "cifar10", "wrn28-10"),
         ("digits/timm/resnet18", "digits", "timm/resnet18"),
-        ("folder:mine/resnet50", "folder:mine", "resnet50"),
         ("folder:/a/b.c/vit-small", "folder:/a/b.c", "vit-small"),
-        ("folder:../timm/x/timm/convnext_tiny", "folder:../timm/x", "timm/convnext_tiny"),
-        ("folder:a/timm/timm/resnet18", "folder:a/timm", "timm/resnet18"),
+        ("folder:/timm/x/timm/convnext_tiny", "folder:/timm/x", "timm/convnext_tiny"),
+        ("folder:/a/timm/timm/resnet18", "folder:/a/timm", "timm/resnet18"),
     ],
 )
 def test_any_dataset_goes_with_any_network(text: str, data: str, net: str) -> None:
@@ -72,6 +71,17 @@ def test_any_dataset_goes_with_any_network(text: str, data: str, net: str) -> No
     assert (setting.data, setting.net) == (data, net)
     assert str(setting) == f"{text},epochs=7"
     assert Setting.parse(str(setting)) == setting
+
+
+def test_a_folder_has_one_name_wherever_it_is_named_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("photos", "./photos/", "photos/../photos", "link", "~/photos", tmp_path / "link"):
+        assert str(Setting.parse(f"folder:{path}/small")) == f"folder:{tmp_path}/photos/small"
 
 
 def test_a_setting_that_is_not_listed_has_the_recipe_of_its_dataset() -> None:
@@ -96,7 +106,9 @@ def test_a_folders_results_lie_in_one_folder_below_all_results(tmp_path: Path) -
         ("cifar10/preactresnet19", "no network 'preactresnet19'; did you mean preactresnet18"),
         ("cifar10/timm/resnet19", "timm has no model 'resnet19'; did you mean timm/resnet"),
         ("folder:mine", "no setting 'folder:mine'"),
-        ("folder:a,b/small", "a path can't have a comma; make a link to it"),
+        ("folder:a,b/small", "a path can't have a comma"),
+        ("folder:/resnet50", "no setting 'folder:/resnet50'"),
+        ("folder:a\udcff/small", "a path should be printable and have no comma, unlike"),
         ("digits/small,momentum=0", "without momentum, nesterov should be False"),
         ("digits/small,milestones=0.5+1.5", "it should be less than 1"),
         ("digits/small,warmup=12", "warmup should be less than the 12 epochs"),
@@ -288,11 +300,12 @@ def test_the_recipe_reaches_network_and_targets(lab: Lab) -> None:
     [
         ("folder:{}/small,crop=4", "images are read from files: give size=224"),
         ("folder:{}/small,size=None", "images are read from files: give size=224"),
+        ("folder:{}/vit-small,size=8,warmup=0", "can't be had as stages: .* on 8 x 8 pixels"),
         ("digits/small,size=16", "size, jitter and lighting are for images that are read"),
         ("digits/small,jitter=0.4", "size, jitter and lighting are for images that are read"),
     ],
 )
-def test_augmentation_that_does_not_fit_the_images_is_refused(
+def test_what_does_not_fit_the_images_is_refused_before_anything_starts(
     name: str, why: str, folder: Path, lab: Lab
 ) -> None:
     with pytest.raises(BadInput, match=why):

@@ -152,6 +152,15 @@ def test_an_unreadable_recording_is_named(spoken: Path, damage: Damage, reason: 
         speechcommands.read(spoken)
 
 
+def test_check_reads_the_recordings(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speechcommands, "published", lambda *_: "what was published")
+    assert speechcommands.SOURCE.check(spoken) == "what was published"
+    (spoken / SPEECH / "word03" / "a_nohash_0.wav").write_bytes(b"")
+    record(spoken / SPEECH / "word05" / "c_nohash_0.wav", tone(200, 9), rate=8000)
+    with pytest.raises(BadInput, match=r"2 of 70 files .*word03/a_\S+ .*word05/c_\S+ .*8000 Hz"):
+        speechcommands.SOURCE.check(spoken)
+
+
 def test_what_was_published_is_what_check_wants(spoken: Path) -> None:
     with pytest.raises(BadInput, match=r"has 35 to train, .* has 84,843 .* 11,005 to"):
         source("speechcommands").check(spoken)

@@ -54,6 +54,8 @@ class Dataset:
 
     def check(self, batch: int) -> None:
         """Raises BadInput if labels and classes don't match, or one batch can't be filled."""
+        if self.classes < 2:
+            raise BadInput(f"there should be 2 classes or more, not {self.classes}")
         for name, split in (("training", self.train), ("test", self.test)):
             labels = split.y.unique().tolist()
             if labels != list(range(self.classes)):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ def _mapped(file: Path) -> NDArray[np.uint8] | None:
 
 
 def _keep(pixels: NDArray[np.uint8], file: Path) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}.aside")
+    aside = file.with_name(f".{file.name}.{uuid4()}.aside")  # other machines may write here
     try:
-        with aside.open("wb") as out:
+        with aside.open("xb") as out:
             np.save(out, pixels)
             os.fsync(out.fileno())
         aside.replace(file)

@@ -41,9 +41,7 @@ def corrupt(x: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
     pixels too. Values are rounded down, as in the published files. Raises BadInput for an unknown
     ``name`` or ``severity``.
     """
-    choose(name, CORRUPTIONS, "corruption")
-    if severity not in SEVERITIES:
-        raise BadInput(f"no severity {severity!r}; there are: {', '.join(map(str, SEVERITIES))}")
+    check_known(name, severity)
     function, constants = CORRUPTIONS[name]
     kind = [*CORRUPTIONS].index(name)
     images = x.permute(0, 2, 3, 1).numpy()
@@ -52,6 +50,13 @@ def corrupt(x: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
         draw = np.random.default_rng((seed, kind, severity, zlib.crc32(image.tobytes())))
         out[i] = _bytes(function(image / 255, constants[severity - 1], draw))
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+def check_known(name: str, severity: int) -> None:
+    """Raises BadInput for an unknown corruption or severity."""
+    choose(name, CORRUPTIONS, "corruption")
+    if severity not in SEVERITIES:
+        raise BadInput(f"no severity {severity!r}; there are: {', '.join(map(str, SEVERITIES))}")
 
 
 def gaussian_noise(x: Pixels, std: float, draw: Generator) -> Pixels:

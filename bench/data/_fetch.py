@@ -1,8 +1,8 @@
 """Making a dataset be there: its archives are downloaded, verified, unpacked and put into place.
 
-ROOT/NAME.part/ holds what is on its way: an archive that is there in part (ARCHIVE.part, and
-ARCHIVE.part.of: where it is from) or whole (ARCHIVE), its files while they are unpacked (unpacked/),
-and a mark for each that has been put into place (ARCHIVE.done). So what is killed goes on later.
+ROOT/NAME.part/ holds what is on its way: an archive that is there in part (ARCHIVE.part) or whole
+(ARCHIVE), its files while they are unpacked (unpacked/), and a mark for each that has been put into
+place (ARCHIVE.done). So what is killed goes on later.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -49,7 +48,8 @@ def _nothing(name: str, done: int, total: int | None) -> None:
 def get(source: Source, root: Path, report: Report = _nothing) -> str:
     """Make the dataset be there; what its check says of it. If it is there, nothing is done.
 
-    Raises BadInput if it can't be had. What was downloaded is kept, and the next call goes on.
+    Raises BadInput if it can't be had. What was downloaded is kept, and the next call goes on; but
+    a part that fills the disk is deleted, as others may need the room.
     """
     if not source.archives:
         return _put_by_hand(source, root)
@@ -142,8 +142,6 @@ def _download(archive: Archive, whole: Path, report: Report) -> None:
 
     Raises BadInput, which names each mirror and what was wrong.
     """
-    if not archive.digest:
-        warnings.warn(f"no digest is known of {archive.name}: it is not verified", stacklevel=2)
     part, why = whole.with_name(f"{whole.name}.part"), []
     for url in archive.urls:
         try:
@@ -152,7 +150,6 @@ def _download(archive: Archive, whole: Path, report: Report) -> None:
             why.append(f"{urlsplit(url).hostname}: {error}")
         else:
             part.replace(whole)
-            _origin(part).unlink(missing_ok=True)
             return
     kept = "; the part that is there is kept, run it again to go on" if _size(part) else ""
     raise BadInput(f"{archive.name} can't be had: {'; '.join(why)}{kept}")
@@ -165,7 +162,7 @@ def _fetch(archive: Archive, url: str, part: Path, report: Report) -> None:
     """
     continued = _stream(archive, url, part, report)
     if wrong := _mismatch(archive, part):
-        _discard(part)
+        part.unlink()
         if not continued:
             raise _Lost(wrong)
         _fetch(archive, url, part, report)
@@ -173,7 +170,7 @@ def _fetch(archive: Archive, url: str, part: Path, report: Report) -> None:
 
 def _stream(archive: Archive, url: str, part: Path, report: Report) -> bool:
     """Write what a mirror sends to the part; whether it went on where that ended. Raises _Lost."""
-    asked = _range(archive, url, part)
+    asked = {"Range": f"bytes={size}-"} if (size := _size(part)) else {}
     try:
         request = Request(url, headers={"User-Agent": "mixbench", **asked})
         response: Any = urlopen(request, timeout=SILENCE)
@@ -181,18 +178,16 @@ def _stream(archive: Archive, url: str, part: Path, report: Report) -> bool:
         error.close()
         if asked and error.code == 416:  # there is nothing after the part
             return True
-        raise _Lost(f"HTTP {error.code} {error.reason}") from None
-    except (OSError, HTTPException) as error:
+        raise _Lost(" ".join(f"HTTP {error.code} {error.reason}".split())) from None
+    except (OSError, HTTPException, ValueError) as error:  # the last one, of an address
         raise _Lost(_said(error)) from None
     with response:
         continued = bool(asked) and response.status == 206
-        done = _size(part) if continued else 0
+        done = size if continued else 0
         total = None if response.length is None else done + response.length
-        check_room(archive.name, (total or 0) - _size(part), part.parent)
+        check_room(archive.name, (total or 0) - size, part.parent)
         try:
             with part.open("ab" if continued else "wb") as file:
-                if not continued:
-                    _origin(part).write_text(f"{url}\n{_version(response)}")
                 report(archive.name, done, total)
                 for chunk in _chunks(response):
                     file.write(chunk)
@@ -201,7 +196,7 @@ def _stream(archive: Archive, url: str, part: Path, report: Report) -> bool:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            _discard(part)
+            part.unlink(missing_ok=True)
             more = "" if total is None else f", {decimal(total - done)} more is needed"
             raise BadInput(f"{archive.name} finds no room: {error.strerror}{more}") from None
     if total is not None and done != total:
@@ -218,46 +213,12 @@ def _chunks(response: Any) -> Iterator[bytes]:
         raise _Lost(_said(error)) from None
 
 
-def _range(archive: Archive, url: str, part: Path) -> dict[str, str]:
-    """The headers that ask for what comes after the part.
-
-    The digest tells if it does not fit. Where none is known, only the same version at the same
-    address is continued.
-    """
-    if not (size := _size(part)):
-        return {}
-    after = {"Range": f"bytes={size}-"}
-    if archive.digest:
-        return after
-    origin = _origin(part).read_text() if _origin(part).exists() else ""
-    address, _, version = origin.partition("\n")
-    return after | {"If-Range": version} if version and address == url else {}
-
-
-def _version(response: Any) -> str:
-    """What tells a file from a later one at the same address; '' if nothing does."""
-    headers = response.headers
-    return str(headers["ETag"] or headers["Last-Modified"] or "")
-
-
-def _origin(part: Path) -> Path:
-    """The file that holds the address and the version that the part is of."""
-    return part.with_name(f"{part.name}.of")
-
-
-def _discard(part: Path) -> None:
-    for path in (part, _origin(part)):
-        path.unlink(missing_ok=True)
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
 def _mismatch(archive: Archive, part: Path) -> str:
     """How the file differs from what its digest stands for; '' if it does not."""
-    if not archive.digest:
-        return ""
     kind, _, right = archive.digest.partition(":")
     with part.open("rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()

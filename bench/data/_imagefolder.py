@@ -66,5 +66,5 @@ def _files(folder: bytes, extensions: tuple[bytes, ...]) -> Iterator[bytes]:
                 continue
             if entry.is_dir():
                 yield from _files(entry.path, extensions)
-            elif entry.name.lower().endswith(extensions):
+            elif entry.name.lower().endswith(extensions) and entry.is_file():
                 yield entry.path

@@ -19,6 +19,11 @@ def remedy(dataset: str) -> str:
     return f"get it with: mixbench data get {dataset}, or name the folder of datasets with --data"
 
 
+def anew(folder: Path, dataset: str) -> str:
+    """What to do about surplus files: ``get`` leaves those that it does not replace."""
+    return f"remove {folder}, then {remedy(dataset)}"
+
+
 def rows(path: Path, dataset: str, columns: int) -> list[list[str]]:
     """The first words of each line of a table. Raises BadInput if it, or a word, is missing."""
     lines = existing(path, dataset).read_text("utf-8", "surrogateescape").splitlines()
@@ -40,10 +45,15 @@ def contents(train: int, test: int, classes: int) -> str:
     return f"{train:,} to train, {test:,} to test, {classes:,} classes"
 
 
-def published(folder: Path, found: Dataset, train: int, test: int, classes: int) -> str:
-    """What was found, in a few words. Raises BadInput if it is not what was published."""
+def published(
+    folder: Path, found: Dataset, train: int, test: int, classes: int, otherwise: str
+) -> str:
+    """What was found, in a few words. Raises BadInput if it is not what was published.
+
+    otherwise: what to do then.
+    """
     here = contents(len(found.train), len(found.test), found.classes)
     there = contents(train, test, classes)
     if here != there:
-        raise BadInput(f"{folder} has {here}; as published it has {there}")
+        raise BadInput(f"{folder} has {here}; as published it has {there}; {otherwise}")
     return here

@@ -10,14 +10,14 @@ from typing import Literal
 class Archive:
     """A file that can be downloaded.
 
-    name: of the file. urls: its mirrors, the best one first. digest: "md5:..." or "sha256:...", ""
-    if none is known. into: the folder, below that of all datasets, which it belongs in: unpacked,
-    if its name ends as that of a tar or zip file, else as it is.
+    name: of the file. urls: its mirrors, the best one first. digest: "md5:..." or "sha256:...".
+    into: the folder, below that of all datasets, which it belongs in: unpacked, if its name ends as
+    that of a tar or zip file, else as it is.
     """
 
     name: str
     urls: tuple[str, ...]
-    digest: str = ""
+    digest: str
     into: str = "."
 
 

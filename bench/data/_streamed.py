@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Indexed
 
 from mixbench.bench.data._base import Dataset, Files, one_hot
+from mixbench.bench.data._decode import pixels
 from mixbench.bench.spec import BadInput, one_line
 
 # of ImageNet's colours (Krizhevsky et al., NeurIPS 2012, section 4.1), as in fb.resnet.torch
@@ -174,7 +174,7 @@ class Reader(Indexed[Batch]):
         for j in range(i, i + n if self.replace else i + 1):
             path = os.fsdecode(self.files.paths[j % n])
             try:
-                image = decoded(path)
+                image = torch.from_numpy(pixels(os.fsencode(path))).movedim(2, 0)
             except Exception as error:  # a damaged file can raise anything
                 lost[path] = one_line(error)
                 continue
@@ -182,12 +182,3 @@ class Reader(Indexed[Batch]):
                 torch.default_generator.manual_seed(seed)  # and not those of GPUs
                 yield self.view(image), j % n
             return
-
-
-def decoded(path: str) -> Tensor:
-    """The image of a file, (3, h, w) uint8. Raises what Pillow raises if it can't be read."""
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    with Image.open(path) as file:
-        image: Tensor = pil_to_tensor(file.convert("RGB"))
-    return image

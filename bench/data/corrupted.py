@@ -16,7 +16,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from mixbench.bench.data._base import Images
-from mixbench.bench.data._corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from mixbench.bench.data._corruptions import CORRUPTIONS, SEVERITIES, check_known, corrupt
 from mixbench.bench.data._layout import existing, remedy
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput, choose, one_line
@@ -42,9 +42,7 @@ def corrupted(name: str, root: Path, clean: Images, corruption: str, severity: i
     if choose(name, [*PUBLISHED, GENERATED], "corrupted test set") == GENERATED:
         colour = clean.x.cpu().expand(-1, 3, -1, -1)
         return Images(corrupt(colour, corruption, severity), clean.y.cpu())
-    choose(corruption, CORRUPTIONS, "corruption")
-    if severity not in SEVERITIES:
-        raise BadInput(f"no severity {severity!r}; there are: {', '.join(map(str, SEVERITIES))}")
+    check_known(corruption, severity)
     y = _labels(name, root)
     if not y.equal(clean.y.cpu()):
         folder = root / PUBLISHED[name][0]

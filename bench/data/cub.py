@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.bench.data import _imagefolder
+from mixbench.bench.data import _decode, _imagefolder
 from mixbench.bench.data._base import Dataset, Files
-from mixbench.bench.data._layout import existing, published, rows, some
+from mixbench.bench.data._layout import anew, existing, published, rows, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput
 
@@ -31,7 +31,11 @@ def read(root: Path) -> Dataset:
 
 
 def check(root: Path) -> str:
-    return published(root / FOLDER, read(root), 5_994, 5_794, CLASSES)
+    """Opens all images, which takes a minute or so."""
+    folder, found = root / FOLDER, read(root)
+    summary = published(folder, found, 5_994, 5_794, CLASSES, anew(folder, "cub"))
+    _decode.check(found)
+    return summary
 
 
 def _numbers(path: Path, images: dict[str, str], known: range) -> Tensor:
@@ -51,7 +55,8 @@ def _check_there(listing: Path, names: set[str]) -> None:
     if lost := sorted(names - there):
         raise BadInput(f"{listing} names images that are not there: {some(lost)}")
     if lost := sorted(there - names):
-        raise BadInput(f"{listing} lacks images that are there: {some(lost)}")
+        fix = anew(folder, "cub")
+        raise BadInput(f"{listing} lacks images that are there: {some(lost)}; {fix}")
 
 
 SOURCE = Source(

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from mixbench.bench.data import _decode, _imagefolder
-from mixbench.bench.data._base import Dataset, Files
+from mixbench.bench.data._base import Dataset
 from mixbench.bench.data._layout import contents
 from mixbench.bench.data._source import Source
 from mixbench.bench.spec import BadInput
@@ -19,8 +17,7 @@ def read(path: Path) -> Dataset:
 def check(path: Path) -> str:
     """Opens every image. Raises BadInput that counts those which can't be read, and names some."""
     dataset = read(path)
-    splits = [s.paths for s in (dataset.train, dataset.test) if isinstance(s, Files)]
-    _decode.check(np.concatenate(splits), _open)
+    _decode.check(dataset)
     return contents(len(dataset.train), len(dataset.test), dataset.classes)
 
 
@@ -37,10 +34,3 @@ def _splits(path: Path) -> tuple[Path, Path]:
         held = ", ".join(_imagefolder.subfolders(path)) or "no folders"
         raise BadInput(f"{path} should hold train, and one of val and test; it holds {held}")
     return path / "train", tests[0]
-
-
-def _open(path: bytes) -> None:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.convert("RGB")

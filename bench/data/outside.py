@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixbench.bench.data import FOLDER, _imagefolder
-from mixbench.bench.data._decode import tried
-from mixbench.bench.data._layout import existing, remedy, some
+from mixbench.bench.data._decode import check_files, pixels, tried
+from mixbench.bench.data._layout import anew, existing, remedy, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput, choose, one_line
 
@@ -73,19 +73,22 @@ def outside(name: str, root: Path, size: int, seed: int = 0) -> Tensor:
 
 
 def check(name: str, root: Path) -> str:
-    """Opens no image."""
+    """Opens all images."""
     folder, published = FILES[name]
-    found = sum(1 for _ in _imagefolder.files(existing(root / folder, name)))
-    return _counted(root / folder, found, published)
+    paths = np.array([*_imagefolder.files(existing(root / folder, name))])
+    summary = _counted(name, root / folder, len(paths), published)
+    check_files(paths)
+    return summary
 
 
 def check_svhn(root: Path) -> str:
-    return _counted(root / SVHN, len(_svhn(root)), SVHN_IMAGES)
+    return _counted("svhn", root / SVHN, len(_svhn(root)), SVHN_IMAGES)
 
 
-def _counted(path: Path, found: int, published: int) -> str:
+def _counted(name: str, path: Path, found: int, published: int) -> str:
     if found != published:
-        raise BadInput(f"{path} has {found:,} images; as published it has {published:,}")
+        fix = anew(path, name)
+        raise BadInput(f"{path} has {found:,} images; as published it has {published:,}; {fix}")
     return f"{found:,} images"
 
 
@@ -117,8 +120,8 @@ def _decoded(folder: Path, read: Callable[[bytes], Pixels]) -> Tensor:
     paths, good, bad = np.array(sorted(_imagefolder.files(folder))), list[Pixels](), list[str]()
     if not len(paths):
         raise BadInput(f"{folder} has no images")
-    for _, pixels, complaints in tried(paths, read):
-        good += pixels
+    for _, images, complaints in tried(paths, read):
+        good += images
         bad += complaints
     if bad:
         said = f"{len(bad):,} of {len(paths):,} images in {folder} can't be used: {some(bad)}"
@@ -134,7 +137,7 @@ def _stacked(images: list[Pixels]) -> Tensor:
 
 
 def _fitted(path: bytes, size: int) -> Pixels:
-    return _fit(_read(path), size)
+    return _fit(pixels(path), size)
 
 
 def _fit(image: Pixels, size: int) -> Pixels:
@@ -146,7 +149,7 @@ def _fit(image: Pixels, size: int) -> Pixels:
 
 def _window(path: bytes, folder: Path, size: int, seed: int) -> Pixels:
     """A random window; which one depends on the file's path in the folder, not on other files."""
-    image = _read(path)
+    image = pixels(path)
     h, w, _ = image.shape
     if min(h, w) < size:
         raise BadInput(f"{w} x {h} pixels, less than {size} x {size}")
@@ -154,14 +157,6 @@ def _window(path: bytes, folder: Path, size: int, seed: int) -> Pixels:
     draw = np.random.default_rng((seed, zlib.crc32(inner)))
     top, left = draw.integers((h - size + 1, w - size + 1))
     return image[top : top + size, left : left + size].copy()
-
-
-def _read(path: bytes) -> Pixels:
-    """An image (h, w, 3)."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _svhn(root: Path) -> Pixels:

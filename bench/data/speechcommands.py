@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixbench.bench.data import _imagefolder, _mel
+from mixbench.bench.data import _decode, _imagefolder, _mel
 from mixbench.bench.data._base import Dataset, Files, Images
 from mixbench.bench.data._cached import cached
 from mixbench.bench.data._decode import Paths, decoded
-from mixbench.bench.data._layout import existing, published, rows, some
+from mixbench.bench.data._layout import anew, existing, published, rows, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput
 
@@ -36,8 +36,12 @@ def read(root: Path) -> Dataset:
 
 
 def check(root: Path) -> str:
-    train, test = _listed(root / FOLDER)
-    return published(root / FOLDER, Dataset(train, test, WORDS), 84_843, 11_005, WORDS)
+    """Reads all recordings to train and to test, which takes a minute or so."""
+    folder = root / FOLDER
+    found = Dataset(*_listed(folder), WORDS)
+    summary = published(folder, found, 84_843, 11_005, WORDS, anew(folder, "speechcommands"))
+    _decode.check(found, _second)
+    return summary
 
 
 def _listed(folder: Path) -> tuple[Files, Files]:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixbench.bench.data import _cifar, _imagefolder
+from mixbench.bench.data import _cifar, _decode, _imagefolder
 from mixbench.bench.data._base import Dataset, Files, Images
 from mixbench.bench.data._cached import cached
-from mixbench.bench.data._decode import Paths, decoded
-from mixbench.bench.data._layout import existing, published, rows, some
+from mixbench.bench.data._decode import Paths, decoded, pixels
+from mixbench.bench.data._layout import anew, existing, published, remedy, rows, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput
 
@@ -30,7 +30,13 @@ def read(root: Path) -> Dataset:
 
 
 def check(root: Path) -> str:
-    return published(root / FOLDER, Dataset(*_listed(root / FOLDER)), 100_000, 10_000, CLASSES)
+    """Opens all images, which takes a minute or so."""
+    folder = root / FOLDER
+    found = Dataset(*_listed(folder))
+    fix = anew(folder, "tinyimagenet")
+    summary = published(folder, found, 100_000, 10_000, CLASSES, fix)
+    _decode.check(found, _pixels)
+    return summary
 
 
 def _listed(folder: Path) -> tuple[Files, Files, int]:
@@ -50,9 +56,11 @@ def _validation(val: Path, classes: list[str]) -> Files:
     flat = val / "images"
     folders = [name for name in _imagefolder.subfolders(val) if name != flat.name]
     images = sorted(_imagefolder.files(flat)) if flat.exists() else []
-    if bool(folders) == bool(images):
-        both = "both images and folders per class" if folders else "no images"
-        raise BadInput(f"{val} has {both}; get it anew with: mixbench data get tinyimagenet")
+    if folders and images:
+        fix = anew(val, "tinyimagenet")
+        raise BadInput(f"{val} has both images and folders per class; {fix}")
+    if not folders and not images:
+        raise BadInput(f"{val} has no images; {remedy('tinyimagenet')}")
     if folders:
         _imagefolder.same(val, folders, val.with_name("wnids.txt"), classes)
         return _imagefolder.split(val, classes)
@@ -65,7 +73,8 @@ def _annotated(images: list[bytes], annotations: Path, classes: list[str]) -> Fi
     if lost := sorted(wnid.keys() - names):
         raise BadInput(f"{annotations} names images that are not there: {some(lost)}")
     if lost := sorted(set(names) - wnid.keys()):
-        raise BadInput(f"{annotations} lacks images that are there: {some(lost)}")
+        fix = anew(annotations.parent, "tinyimagenet")
+        raise BadInput(f"{annotations} lacks images that are there: {some(lost)}; {fix}")
     _imagefolder.same(annotations, wnid.values(), annotations.parents[1] / "wnids.txt", classes)
     label = {name: i for i, name in enumerate(classes)}
     return Files(np.array(images), torch.tensor([label[wnid[name]] for name in names]))
@@ -81,12 +90,11 @@ def _decoded(paths: Paths) -> NDArray[np.uint8]:
 
 def _pixels(path: bytes) -> NDArray[np.uint8]:
     """An image as (3, 64, 64); some are greyscale."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.size != (SIZE, SIZE):
-            raise BadInput(f"{image.width} x {image.height} pixels, and not {SIZE} x {SIZE}")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    image = pixels(path)
+    h, w, _ = image.shape
+    if (h, w) != (SIZE, SIZE):
+        raise BadInput(f"{w} x {h} pixels, and not {SIZE} x {SIZE}")
+    return image.transpose(2, 0, 1)
 
 
 SOURCE = Source(

@@ -1,7 +1,6 @@
 """Settings: a dataset, a network and a recipe, by name."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -128,76 +127,81 @@ def _split(name: str) -> tuple[str, str]:
     return _absolute(data) if data.startswith(FOLDER) else data, net
 
 
-def _settings() -> Iterator[Setting]:
-    cifar = Recipe(epochs=2000)  # AlignMixup's, of Tables 2 and 4
-    for data in ("cifar100", "cifar10"):
-        for net in ("preactresnet18", "wrn16-8"):
-            yield Setting(data, net, cifar)
-    tiny = Recipe(epochs=1200, batch=256, milestones=(0.5, 0.75))  # AlignMixup's
-    yield Setting("tinyimagenet", "preactresnet18", tiny)
-    puzzlemix = replace(tiny, batch=100, lr=0.2, nesterov=True, loss="bce")
-    yield Setting("tinyimagenet", "preactresnet18-stride2", puzzlemix)
-    imagenet = Recipe(  # CutMix's, of Table 3
-        epochs=300,
-        batch=256,
-        nesterov=True,
-        precision="bfloat16",
-        crop=0,
-        size=224,
-        jitter=0.4,
-        lighting=0.1,
-    )
-    yield Setting("imagenet", "resnet50", imagenet)
-    deit = Recipe(  # DeiT-S (arXiv 2012.12877) without what the paper leaves out
-        epochs=300,
-        batch=512,
-        optimizer="adamw",
-        lr=5e-4,
-        weight_decay=0.05,
-        decay="weights",
-        schedule="cosine",
-        warmup=5,
-        precision="bfloat16",
-        crop=0,
-        size=224,
-        jitter=0.3,
-    )
-    yield Setting("imagenet", "vit-small", deit)
-    birds = Recipe(  # from scratch; no paper gives one
-        epochs=300,
-        batch=32,
-        lr=0.01,
-        nesterov=True,
-        weight_decay=5e-4,
-        schedule="cosine",
-        precision="bfloat16",
-        crop=0,
-        size=224,
-    )
-    yield Setting("cub", "resnet50", birds)
-    speech = Recipe(  # mixup's (arXiv 1710.09412, section 3.3)
-        epochs=30,
-        batch=100,
-        optimizer="adamw",
-        lr=3e-3,
-        weight_decay=0,
-        milestones=(1 / 3, 2 / 3),
-        crop=0,
-        flip=False,
-    )
-    yield Setting("speechcommands", "resnet18", speech)
-    digits = Recipe(
-        epochs=12,
-        batch=64,
-        nesterov=True,
-        weight_decay=5e-4,
-        schedule="cosine",
-        crop=1,
-        flip=False,
-    )
-    yield Setting("digits", "small", digits)
-    vit = replace(digits, epochs=30, optimizer="adamw", lr=3e-3, nesterov=False, weight_decay=0.05)
-    yield Setting("digits", "smallvit", vit)
+CIFAR = Recipe(epochs=2000)  # AlignMixup's, of Tables 2 and 4
+TINY_IMAGENET = Recipe(epochs=1200, batch=256, milestones=(0.5, 0.75))  # AlignMixup's
+PUZZLEMIX = replace(TINY_IMAGENET, batch=100, lr=0.2, nesterov=True, loss="bce")
+IMAGENET = Recipe(  # CutMix's, of Table 3
+    epochs=300,
+    batch=256,
+    nesterov=True,
+    precision="bfloat16",
+    crop=0,
+    size=224,
+    jitter=0.4,
+    lighting=0.1,
+)
+DEIT = Recipe(  # DeiT-S (arXiv 2012.12877) without what the paper leaves out
+    epochs=300,
+    batch=512,
+    optimizer="adamw",
+    lr=5e-4,
+    weight_decay=0.05,
+    decay="weights",
+    schedule="cosine",
+    warmup=5,
+    precision="bfloat16",
+    crop=0,
+    size=224,
+    jitter=0.3,
+)
+BIRDS = Recipe(  # from scratch; no paper gives one
+    epochs=300,
+    batch=32,
+    lr=0.01,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="cosine",
+    precision="bfloat16",
+    crop=0,
+    size=224,
+)
+SPEECH = Recipe(  # mixup's (arXiv 1710.09412, section 3.3)
+    epochs=30,
+    batch=100,
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0,
+    milestones=(1 / 3, 2 / 3),
+    crop=0,
+    flip=False,
+)
+DIGITS = Recipe(
+    epochs=12,
+    batch=64,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="cosine",
+    crop=1,
+    flip=False,
+)
+DIGITS_VIT = replace(
+    DIGITS, epochs=30, optimizer="adamw", lr=3e-3, nesterov=False, weight_decay=0.05
+)
 
-
-SETTINGS = {setting.name: setting for setting in _settings()}
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("cifar100", "preactresnet18", CIFAR),
+        Setting("cifar100", "wrn16-8", CIFAR),
+        Setting("cifar10", "preactresnet18", CIFAR),
+        Setting("cifar10", "wrn16-8", CIFAR),
+        Setting("tinyimagenet", "preactresnet18", TINY_IMAGENET),
+        Setting("tinyimagenet", "preactresnet18-stride2", PUZZLEMIX),
+        Setting("imagenet", "resnet50", IMAGENET),
+        Setting("imagenet", "vit-small", DEIT),
+        Setting("cub", "resnet50", BIRDS),
+        Setting("speechcommands", "resnet18", SPEECH),
+        Setting("digits", "small", DIGITS),
+        Setting("digits", "smallvit", DIGITS_VIT),
+    )
+}

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from mixbench.bench.cells import method, setting
 from mixbench.bench.data import Data
-from mixbench.bench.runs import Lab, build, inapplicable, open_data, optimizer
+from mixbench.bench.optimizers import optimizer
+from mixbench.bench.runs import Lab, build, inapplicable, open_data
 from mixbench.bench.settings import Setting
 from mixbench.bench.tables import grid
 from mixbench.tasks import measured

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from mixbench.bench import runs
 from mixbench.bench.cells import BadFile, Cell, Run, Store
+from mixbench.bench.optimizers import optimizer
 from mixbench.bench.runs import (
     Lab,
     Training,
@@ -25,7 +26,6 @@ from mixbench.bench.runs import (
     check,
     fill,
     inapplicable,
-    optimizer,
     pick_device,
     resume,
     train,

@@ -15,7 +15,8 @@ from mixbench.bench import runs
 from mixbench.bench.cells import Cell, Run, Store
 from mixbench.bench.data._streamed import Unreadable
 from mixbench.bench.launch.local import Job, launch
-from mixbench.bench.runs import Lab, Training, check, factor, fill, optimizer, reproducible, train
+from mixbench.bench.optimizers import factor, optimizer
+from mixbench.bench.runs import Lab, Training, check, fill, reproducible, train
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
 from mixbench.bench.spec import BadInput
 from mixbench.methods import bce_on_softmax

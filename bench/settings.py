@@ -26,6 +26,8 @@ class Recipe:
         epochs; "cosine" lets it fall to zero. warmup: the first epochs, in which it rises.
     loss: "ce", cross-entropy, or "bce", binary cross-entropy on the softmax of logits, which wants
         a learning rate many times as large. smoothing: of targets (arXiv 1512.00567).
+    holdout: share of the training images of each class that nothing is trained on; what is fitted
+        after training, such as a temperature, is fitted on them.
     precision: of what the network computes; weights, targets, logits and losses are float32.
     crop: padding in pixels, of which a random crop takes back the size; of small images, which are
         held in memory. flip: left to right.
@@ -49,6 +51,7 @@ class Recipe:
     warmup: NonNegativeInt = 0
     loss: Literal["ce", "bce"] = "ce"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     crop: NonNegativeInt = 4
     flip: bool = True
@@ -56,6 +59,11 @@ class Recipe:
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     lighting: NonNegativeFloat = 0.0
     strict: bool = False
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The fields that have a default."""
+        return {key: value for key, value in resolved(cls(epochs=1)).items() if key != "epochs"}
 
 
 @dataclass(frozen=True)
@@ -176,11 +184,12 @@ SPEECH = Recipe(  # mixup's (arXiv 1710.09412, section 3.3)
     flip=False,
 )
 DIGITS = Recipe(
-    epochs=12,
+    epochs=15,
     batch=64,
     nesterov=True,
     weight_decay=5e-4,
     schedule="cosine",
+    holdout=0.2,
     crop=1,
     flip=False,
 )

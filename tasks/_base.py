@@ -7,30 +7,57 @@ from typing import ClassVar, Literal, Protocol
 import pydantic.dataclasses
 from torch import Tensor, nn
 
+from mixbench.tasks._outputs import Reader
+
 
 class Data(Protocol):
-    """A dataset in batches of images (b, 3, h, w) in [0, 1]."""
+    """Sets of images, by name, in batches (b, 3, h, w) in [0, 1].
 
-    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The "train" or "test" images, in order and unchanged, with labels (b,)."""
+    "train" and "test"; "held_out", which training would have seen if it were not kept for us, and
+    which may be empty; sets of no class that was trained on, such as "lsun-crop", whose labels
+    are -1; and SOURCE/CORRUPTION/SEVERITY, all test images, corrupted, such as "generated/fog/3".
+    """
+
+    def batches(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of a set, in order and unchanged, with labels (b,).
+
+        Raises Inapplicable if there can be no such set of what was trained on.
+        """
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that training saw in an epoch, with targets (b, c)."""
+        """The training batches of an epoch, shuffled and augmented, with targets (b, c)."""
+
+    def require(self, name: str) -> None:
+        """Raises ValueError, which says what to do, if there is no such set; it is not read."""
+
+
+class Inapplicable(Exception):
+    """The question makes no sense for what was trained, and why: its cell is marked n/a."""
+
+
+Answer = Mapping[str, float | list[float] | Tensor]
+"""By name: a number for each metric, and what figures are drawn from.
+
+Lists are kept in the cell; tensors in a file beside it, which is not needed to print a table.
+"""
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained network, and what its training leaves to look at.
 
-    net: in eval mode; maps images (b, 3, h, w) in [0, 1] to logits (b, c).
+    net: in eval mode; maps images (b, 3, h, w) in [0, 1] to logits (b, c); its last child is the
+        head, which maps embeddings (b, d) to logits.
     objective: what was trained: maps images and targets (b, c) to the loss. It holds ``net``.
     epochs: for each epoch, the ``top1`` and ``top5`` error after it, in percent, and its ``seconds``.
+    outputs: embeddings, logits and labels of a set of images by name, shared by all tasks.
     """
 
     net: nn.Sequential
     objective: nn.Module
     data: Data
     epochs: Sequence[Mapping[str, float]]
+    outputs: Reader
 
 
 @dataclass(frozen=True)
@@ -54,11 +81,19 @@ class Task:
     """
 
     version: ClassVar[int] = 1
-    metrics: ClassVar[Mapping[str, Metric]] = {}
 
-    def evaluate(self, trained: Trained) -> dict[str, float]:
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The numbers that it answers with, and how they are read."""
+        return {}
+
+    def check(self, data: Data) -> None:
+        """Raises ValueError, which says why, if it can't be asked: a package or a set is missing."""
+
+    def evaluate(self, trained: Trained) -> Answer:
         """A number for each of ``metrics``. ``trained`` is the task's own copy.
 
-        Random draws come from torch's global generators, which are seeded by the run.
+        Random draws come from torch's global generators, which are seeded by the run. Raises
+        Inapplicable if the question makes no sense for what was trained.
         """
         raise NotImplementedError

@@ -4,11 +4,13 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mixbench.bench.data import Images, corrupted, sources
 from mixbench.bench.data._corruptions import CORRUPTIONS, corrupt
@@ -177,19 +179,190 @@ def test_another_datasets_images_are_refused(published: Path) -> None:
         read("cifar10-c", published.parent, clean(100), FIRST, 1)
 
 
-def test_images_are_generated_from_the_clean_ones() -> None:
+def test_images_are_generated_from_the_clean_ones(tmp_path: Path) -> None:
     images = clean(10)
     before = images.x.clone()
-    made = read("generated", Path("nowhere"), images, "contrast", 4)
+    made = read("generated", tmp_path, images, "contrast", 4)
     assert made.x.equal(corrupt(before, "contrast", 4)) and not made.x.equal(before)
     assert made.y.equal(images.y)
     assert images.x.equal(before)
 
 
-def test_grey_images_are_corrupted_in_colour() -> None:
+def test_grey_images_are_corrupted_in_colour(tmp_path: Path) -> None:
     grey = Images(clean(10).x[:, :1], clean(10).y)
-    made = read("generated", Path("nowhere"), grey, "pixelate", 5).x
+    made = read("generated", tmp_path, grey, "pixelate", 5).x
     assert made.equal(corrupt(grey.x.repeat(1, 3, 1, 1), "pixelate", 5))
+
+
+Made = list[tuple[str, int]]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    """What was not read, but made, since the test began."""
+    made: Made = []
+
+    def counted(x: Tensor, name: str, severity: int) -> Tensor:
+        made.append((name, severity))
+        return corrupt(x, name, severity)
+
+    monkeypatch.setattr(corrupted, "corrupt", counted)
+    return made
+
+
+def kept(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_what_was_made_is_kept_and_not_changed(tmp_path: Path, made: Made) -> None:
+    root, images = tmp_path / "none" / "yet", clean(10)
+    first = read("generated", root, images, FIRST, 2).x
+    expected = first.clone()
+    first.zero_()
+    again = read("generated", root, images, FIRST, 2)
+    assert made == [(FIRST, 2)]
+    assert again.x.equal(expected) and again.x.is_contiguous() and again.y.equal(images.y)
+    again.x.zero_()
+    assert read("generated", root, images, FIRST, 2).x.equal(expected)
+
+
+def test_what_was_kept_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, loaded = np.load, list[object]()
+
+    def seen(*given: Any, **options: Any) -> object:
+        loaded.append(load(*given, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(np, "load", seen)
+    for _ in range(2):
+        read("generated", tmp_path, clean(10), FIRST, 1)
+    assert [type(array) for array in loaded] == [np.memmap]
+
+
+def test_each_corruption_severity_and_image_is_kept_by_itself(tmp_path: Path, made: Made) -> None:
+    images, others = clean(10), clean(10)
+    others.x[3, 0, 0, 0] += 1
+    wide = Images(images.x.reshape(10, 3, 16, 64), images.y)
+    asked = [(images, FIRST, 1), (images, FIRST, 2), (images, "contrast", 1)]
+    asked += [(others, FIRST, 1), (wide, FIRST, 1)]
+    for _ in range(2):
+        for of, corruption, severity in asked:
+            x = read("generated", tmp_path, of, corruption, severity).x
+            assert x.equal(corrupt(of.x, corruption, severity))
+    assert len(made) == len(kept(tmp_path)) == len(asked)
+
+
+def test_labels_are_those_of_the_clean_images_and_not_kept(tmp_path: Path, made: Made) -> None:
+    images = clean(10)
+    read("generated", tmp_path, images, FIRST, 1)
+    renamed = Images(images.x, images.y.flip(0))
+    assert read("generated", tmp_path, renamed, FIRST, 1).y.equal(renamed.y)
+    assert len(made) == 1
+
+
+def test_other_code_makes_them_anew(
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read("generated", tmp_path, clean(10), FIRST, 1)
+    monkeypatch.setattr(corrupted, "_code", lambda: "other code")
+    read("generated", tmp_path, clean(10), FIRST, 1)
+    assert len(made) == len(kept(tmp_path)) == 2
+
+
+def test_the_code_is_that_of_the_corruptions() -> None:
+    assert all(f"def {name}(" in corrupted._code() for name in CORRUPTIONS)
+
+
+@pytest.mark.parametrize("damage", [cut_short, cut_in_its_head, emptied])
+def test_what_was_kept_but_cut_short_is_made_anew(
+    tmp_path: Path, made: Made, damage: Callable[[Path], None]
+) -> None:
+    expected = read("generated", tmp_path, clean(10), FIRST, 1).x
+    (path,) = kept(tmp_path)
+    damage(path)
+    for _ in range(2):
+        assert read("generated", tmp_path, clean(10), FIRST, 1).x.equal(expected)
+    assert len(made) == 2 and kept(tmp_path) == [path]
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, made: Made) -> None:
+    (tmp_path / "generated-c").write_text("in the way")
+    for _ in range(2):
+        x = read("generated", tmp_path, clean(10), FIRST, 1).x
+        assert x.equal(corrupt(clean(10).x, FIRST, 1))
+    assert len(made) == 2
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(out: IO[bytes], pixels: object) -> None:
+        out.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    x = read("generated", tmp_path, clean(10), FIRST, 1).x
+    assert x.equal(corrupt(clean(10).x, FIRST, 1))
+    assert not kept(tmp_path)
+
+
+def test_several_processes_can_make_the_same_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(x: Tensor, name: str, severity: int) -> Tensor:
+        monkeypatch.setattr(corrupted, "corrupt", corrupt)
+        read("generated", tmp_path, clean(10), name, severity)
+        return corrupt(x, name, severity)
+
+    monkeypatch.setattr(corrupted, "corrupt", overtaken)
+    expected = corrupt(clean(10).x, FIRST, 1)
+    for _ in range(2):
+        assert read("generated", tmp_path, clean(10), FIRST, 1).x.equal(expected)
+    assert len(kept(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kind", ["cifar10-c", "generated"])
+def test_a_set_has_one_name_of_three_parts(published: Path, kind: str) -> None:
+    root = published.parent
+    found = corrupted.named(f"{kind}/{FIRST}/4", root, clean(10))
+    expected = read(kind, root, clean(10), FIRST, 4)
+    assert found.x.equal(expected.x) and found.y.equal(expected.y)
+
+
+def test_what_is_there_is_not_opened(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDERS["cifar10-c"]
+    folder.mkdir()
+    for file in (FIRST, "labels"):
+        (folder / f"{file}.npy").write_text("not an array")
+    corrupted.require(f"cifar10-c/{FIRST}/5", tmp_path)
+    corrupted.require("generated/snow/1", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cifar-c/fog/1", "no corrupted test set 'cifar-c'; did you mean"),
+        ("cifar10-c/fogg/1", "no corruption 'fogg'; did you mean fog"),
+        ("generated/fogg/1", "no corruption 'fogg'; did you mean fog"),
+        ("generated/fog/6", "no severity 6; there are: 1, 2, 3, 4, 5"),
+        ("cifar10-c/fog/0", "no severity 0"),
+        ("cifar10-c", "'cifar10-c' should be SET/CORRUPTION/SEVERITY, such as cifar10-c/fog/3"),
+        ("generated/fog", "should be SET/CORRUPTION/SEVERITY"),
+        ("generated/fog/1/2", "should be SET/CORRUPTION/SEVERITY"),
+        ("generated/fog/high", "should be SET/CORRUPTION/SEVERITY"),
+        ("generated/fog/-1", "should be SET/CORRUPTION/SEVERITY"),
+        ("cifar100-c/fog/1", "labels.npy is missing; .*mixbench data get cifar100-c"),
+        ("cifar10-c/snow/1", "snow.npy is missing; .*mixbench data get cifar10-c"),
+    ],
+)
+def test_what_is_not_there_is_required_in_vain(published: Path, name: str, why: str) -> None:
+    (published / "snow.npy").unlink()
+    with pytest.raises(BadInput, match=why) as error:
+        corrupted.require(name, published.parent)
+    assert "\n" not in str(error.value)
+    with pytest.raises(BadInput, match=why):
+        corrupted.named(name, published.parent, clean(10))
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -132,6 +132,34 @@ def test_the_digits_are_all_there_and_split_by_class() -> None:
     dataset.check(64)
 
 
+def test_what_is_held_out_is_a_share_of_each_class_and_not_trained_on() -> None:
+    dataset = digits.read(Path("nowhere"))
+    parted, again = (dataset.hold_out(0.2) for _ in range(2))
+    train, rest = parted.train, parted.held_out
+    assert isinstance(train, Images) and isinstance(rest, Images) and again.held_out
+    assert (len(train), len(rest)) == (1037, 260)
+    assert rest.y.equal(again.held_out.y)
+    assert (rest.y.bincount() / dataset.train.y.bincount() - 0.2).abs().max() < 0.01
+    together = torch.cat([train.x, rest.x]).flatten(1)
+    everything = dataset.train.x.flatten(1)  # type: ignore[union-attr]
+    assert sorted(together.tolist()) == sorted(everything.tolist())
+    assert parted.test is dataset.test
+    assert dataset.hold_out(0) is dataset
+
+
+def test_a_class_of_one_image_can_not_be_parted() -> None:
+    alone = Images(numbered().x, torch.tensor([0] * 19 + [1]))
+    with pytest.raises(BadInput, match=r"holdout=0.5 of the training images: .* least"):
+        Dataset(alone, alone, 2).hold_out(0.5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_what_is_held_out_leaves_no_class_out(share: float) -> None:
+    few = Images(numbered().x, torch.tensor([0] * 18 + [1] * 2))
+    with pytest.raises(BadInput, match=f"holdout={share} leaves a class without training images"):
+        Dataset(few, few, 2).hold_out(share)
+
+
 def test_one_class_is_none() -> None:
     alone = Images(numbered().x, torch.zeros(20, dtype=torch.int64))
     with pytest.raises(BadInput, match="there should be 2 classes or more, not 1"):

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import datasets
 
-from mixbench.bench.data import outside, sources
+from mixbench.bench.data import digits, outside, sources
 from mixbench.bench.data.outside import outside as images
 from mixbench.bench.spec import BadInput
 
@@ -153,9 +154,36 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     save(tmp_path / "odin" / "LSUN" / "0.png", noise(1, 32, 32, 3)[0])
     damage(tmp_path)
+    name = name.format(tmp_path / "odin" / "LSUN")
     with warnings.catch_warnings(), pytest.raises(BadInput, match=why):
         warnings.simplefilter("error")
-        images(name.format(tmp_path / "odin" / "LSUN"), tmp_path, 32)
+        images(name, tmp_path, 32)
+    if damage is not no_readable_image:
+        with pytest.raises(BadInput, match=why) as said:
+            outside.require(name, tmp_path)
+        assert "\n" not in str(said.value)
+
+
+def test_how_to_get_what_is_required_is_told(tmp_path: Path) -> None:
+    (tmp_path / "odin" / "LSUN").mkdir(parents=True)
+    for name in (*NESTED, "svhn"):
+        with pytest.raises(BadInput, match=f"mixbench data get {name}"):
+            outside.require(name, tmp_path)
+
+
+def test_what_is_there_fulfils_requirements_unopened(svhn: Path) -> None:
+    for name, folder in NESTED.items():
+        junk(svhn / folder / "0.png")
+        outside.require(name, svhn)
+    junk(svhn / outside.SVHN)
+    outside.require("svhn", svhn)
+    for kind in ("folder", "folder-crop"):
+        outside.require(f"{kind}:{svhn / 'odin'}", Path("nowhere"))
+
+
+@pytest.mark.parametrize("name", [*NOISE, "photographs"])
+def test_what_needs_no_files_is_always_there(name: str) -> None:
+    outside.require(name, Path("nowhere"))
 
 
 def cut_short(path: Path) -> None:
@@ -321,6 +349,157 @@ def test_what_is_smaller_than_a_window_is_left_out(numbered: Path) -> None:
     save(numbered / "large.png", noise(1, 9, 9, 3)[0])
     with pytest.warns(UserWarning, match="40 of 41 images .* they are left out"):
         assert len(windows(numbered, size=6)) == 1
+
+
+def test_photographs_are_windows_of_scikit_learns() -> None:
+    x = images("photographs", Path("nowhere"), 32)
+    assert x.shape == (10_000, 3, 32, 32) and x.dtype == torch.uint8 and x.is_contiguous()
+    wholes = [whole.tobytes() for whole in load_sample_images().images]
+    rows = [[row.tobytes() for row in cut] for cut in x[:50].permute(0, 2, 3, 1).numpy()]
+    seen = {next(n for n in (0, 1) if all(row in wholes[n] for row in cut)) for cut in rows}
+    assert seen == {0, 1}
+
+
+def test_photographs_are_decided_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "PHOTOGRAPHS", 50)
+    x = images("photographs", Path(), 32, seed=3)
+    assert x.equal(images("photographs", Path(), 32, seed=3))
+    assert not x.equal(images("photographs", Path(), 32, seed=4))
+
+
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> Pixels:
+    """Two photographs of 36 x 40 pixels, each of which tells where it is."""
+    told: Pixels = np.moveaxis(np.indices((2, 36, 40)), 0, -1).astype(np.uint8)
+    monkeypatch.setattr(outside, "_whole_photographs", lambda: told)
+    return told
+
+
+def corners(x: Tensor) -> set[tuple[int, int, int]]:
+    """The places of windows that are as they were cut out."""
+    return {tuple(window[:, 0, 0].tolist()) for window in x}
+
+
+def test_no_window_is_cut_out_twice(maps: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images("photographs", Path(), 32)
+    assert corners(x) == {(n, i, j) for n in range(2) for i in range(5) for j in range(9)}
+    assert len(x) == 2 * 5 * 9
+    for window in x:
+        n, i, j = window[:, 0, 0].tolist()
+        assert window.equal(channels_first(maps[n, i : i + 32, j : j + 32]))
+    monkeypatch.setattr(outside, "PHOTOGRAPHS", 70)
+    assert len(corners(images("photographs", Path(), 32))) == 70
+
+
+def test_small_photographs_are_larger_windows_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "PHOTOGRAPHS", 50)
+    small, large = (images("photographs", Path(), size).float() for size in (8, 32))
+    assert small.shape == (50, 3, 8, 8)
+    blocks = torch.nn.functional.avg_pool2d(large, 4)
+    assert (small - blocks).abs().mean() < 0.1 * (small - small.flip(0)).abs().mean()
+
+
+def test_photographs_fill_images_that_are_larger_than_they(maps: Pixels) -> None:
+    x = images("photographs", Path(), 50)
+    assert x.shape == (2 * 5, 3, 50, 50)
+    assert (x[:, 1].amax((1, 2)) == 35).all() and (x[:, 1].amin((1, 2)) == 0).all()
+
+
+def test_photographs_come_with_scikit_learn() -> None:
+    source = sources()["photographs"]
+    assert source.check(Path("nowhere")) == "2 photographs of 640 x 427 pixels"
+    assert source.use == "out of distribution" and not source.where and not source.archives
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "why"),
+    [
+        ("tinyimagenet-crop", "tinyimagenet", "test images"),
+        ("tinyimagenet-resize", "imagenet", "among ImageNet's"),
+        ("tinyimagenet-crop", "cifar100", "lions"),
+        ("tinyimagenet-crop", "cifar10", "cats"),
+        ("tinyimagenet-crop", "cub", "albatrosses"),
+        ("lsun-crop", "imagenet", "churches"),
+        ("lsun-resize", "cifar100", "bridges"),
+        ("lsun-crop", "tinyimagenet", "bridges"),
+        ("textures", "imagenet", "honeycombs"),
+        ("textures", "tinyimagenet", "webs"),
+        ("svhn", "digits", "ten digits"),
+        ("lsun-crop", "cifar10", ""),
+        ("isun", "cifar100", ""),
+        ("svhn", "cifar10", ""),
+        ("textures", "cifar100", ""),
+        ("tinyimagenet-crop", "speechcommands", ""),
+        ("tinyimagenet-crop", "digits", ""),
+        ("uniform", "digits", ""),
+        ("photographs", "imagenet", ""),
+        ("folder:/a/b", "imagenet", ""),
+        ("textures", "folder:/a/b", ""),
+    ],
+)
+def test_known_overlaps_are_told(name: str, dataset: str, why: str) -> None:
+    told = outside.overlap(name, dataset)
+    assert why in told and bool(told) == bool(why)
+
+
+def test_what_overlaps_are_sets_and_datasets() -> None:
+    sets = {name.partition("-")[0] for name in (*outside.FILES, "svhn")}
+    for name, dataset in outside.SHARED:
+        assert name in sets and sources()[dataset].use == "classification"
+
+
+@pytest.mark.parametrize("kind", ["folder", "folder-crop"])
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ("a", "same folder"),
+        ("b/../a/", "same folder"),
+        ("a/train/cat", "lies in the other"),
+        (".", "lies in the other"),
+        ("link", "same folder"),
+        ("ab", ""),
+        ("b", ""),
+    ],
+)
+def test_a_folder_that_was_trained_on_overlaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, shown: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for path in (shown, tmp_path / shown):
+        told = outside.overlap(f"{kind}:{path}", f"folder:{tmp_path / 'a'}")
+        assert why in told and bool(told) == bool(why)
+
+
+def test_images_that_were_trained_or_tested_on_are_counted() -> None:
+    x, train, test = (torch.from_numpy(noise(n, 3, 8, 8, seed=n)) for n in (10, 30, 20))
+    assert outside.shared_images(x, train, test) == 0
+    assert outside.shared_images(x) == 0
+    train[[4, 5]], test[7] = x[2], x[3]
+    x[8] = x[3]  # both are there
+    assert outside.shared_images(x, train) == 1
+    assert outside.shared_images(x, train, test) == 3
+    train[4, 0, 0, 0] ^= 1
+    train[5, 0, 0, 0] ^= 1
+    assert outside.shared_images(x, train, test) == 2
+
+
+def test_images_of_one_channel_are_grey() -> None:
+    train = torch.from_numpy(noise(5, 1, 8, 8))
+    assert outside.shared_images(train.expand(-1, 3, -1, -1)[1:4], train) == 3
+
+
+def test_memory_order_of_shared_images_does_not_matter() -> None:
+    x = torch.from_numpy(noise(5, 3, 8, 8))
+    assert outside.shared_images(x, x.contiguous(memory_format=torch.channels_last)) == 5
+
+
+def test_what_is_always_there_shares_no_images_with_the_digits() -> None:
+    dataset = digits.read(Path())
+    inside = dataset.train.x, dataset.test.x  # type: ignore[union-attr]
+    for name in (*NOISE, "photographs"):
+        assert outside.shared_images(images(name, Path(), 8), *inside) == 0
 
 
 def test_torchvisions_archives_are_those_that_it_knows() -> None:

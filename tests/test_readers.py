@@ -428,12 +428,12 @@ def test_two_machines_can_keep_the_same_images_at_once(
     def slow(out: Any, pixels: Any) -> None:
         monkeypatch.setattr(np, "save", save)
         out.write(b"half")
-        _cached._keep(np.ones(3, np.uint8), file)  # the other one, with a pid that may be the same
+        _cached.keep(np.ones(3, np.uint8), file)  # the other one, with a pid that may be the same
         out.seek(0)
         save(out, pixels)
 
     monkeypatch.setattr(np, "save", slow)
-    _cached._keep(np.zeros(3, np.uint8), file)
+    _cached.keep(np.zeros(3, np.uint8), file)
     assert np.load(file).tolist() == [0, 0, 0]
     assert os.listdir(tmp_path) == [file.name]
     assert file.stat().st_mode == empty(tmp_path / "ordinary").stat().st_mode

@@ -9,16 +9,15 @@ from functools import cache
 from pathlib import Path
 
 from mixbench.bench.data._base import Dataset, Files, Images
+from mixbench.bench.data._gallery import Gallery
 from mixbench.bench.data._held import Held, held
+from mixbench.bench.data._imagefolder import FOLDER
 from mixbench.bench.data._source import Source
 from mixbench.bench.data._streamed import Streamed
 from mixbench.bench.spec import choose, names
 
-__all__ = ["FOLDER", "Data", "Dataset", "Files", "Held", "Images", "Source", "Streamed"]
+__all__ = ["FOLDER", "Data", "Dataset", "Files", "Gallery", "Held", "Images", "Source", "Streamed"]
 __all__ += ["held", "read", "source", "sources"]
-
-FOLDER = "folder:"
-"""Before the path of images of the user's own."""
 
 Data = Held | Streamed
 """A dataset in batches, as one run sees it."""

@@ -1,7 +1,7 @@
 """What a dataset is, before it is put in batches."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __getitem__(self, pick: Tensor) -> "Images":
+        return Images(self.x[pick], self.y[pick])
+
 
 @dataclass(frozen=True)
 class Files:
@@ -41,16 +44,23 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, pick: Tensor) -> "Files":
+        return Files(self.paths[pick.numpy()], self.y[pick])
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset's file gives: its splits, how many classes, and how pixels are normalised."""
+    """What a dataset's file gives: its splits, how many classes, and how pixels are normalised.
+
+    held_out: training images that nothing is trained on.
+    """
 
     train: Images | Files
     test: Images | Files
     classes: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    held_out: Images | Files | None = None
 
     def check(self, batch: int) -> None:
         """Raises BadInput if labels and classes don't match, or one batch can't be filled."""
@@ -62,6 +72,25 @@ class Dataset:
                 raise BadInput(f"of {self.classes} classes, the {name} images have {_span(labels)}")
         if len(self.train) < batch:
             raise BadInput(f"{len(self.train)} training images can't fill a batch of {batch}")
+
+    def hold_out(self, share: float) -> Self:
+        """The dataset with a share of the training images of each class held out.
+
+        They are the same in all runs. Raises BadInput if a class would have none on either side.
+        """
+        if not share:
+            return self
+        from sklearn.model_selection import train_test_split
+
+        everyone, y = torch.arange(len(self.train)), self.train.y.cpu()
+        try:
+            train, rest = train_test_split(everyone, test_size=share, stratify=y, random_state=0)
+        except ValueError as error:
+            raise BadInput(f"holdout={share:g} of the training images: {error}") from None
+        parts = (y[part].bincount(minlength=self.classes) for part in (train, rest))
+        if not torch.stack([*parts]).all():
+            raise BadInput(f"holdout={share:g} leaves a class without training images on one side")
+        return replace(self, train=self.train[train], held_out=self.train[rest])
 
 
 def _span(labels: list[Any]) -> str:

@@ -22,16 +22,16 @@ def cached(stem: Path, paths: Paths, decode: Callable[[Paths], NDArray[np.uint8]
     it can't be written, nothing is kept.
     """
     file = stem.with_name(f"{stem.name}-{_key(stem.parent, paths)}.npy")
-    pixels = _mapped(file)
+    pixels = mapped(file)
     if pixels is None:
         pixels = decode(paths)
         with suppress(OSError):
-            _keep(pixels, file)
+            keep(pixels, file)
             for old in stem.parent.glob(f"{stem.name}-*.npy"):
                 if old != file:
                     old.unlink()
-            mapped = _mapped(file)
-            pixels = pixels if mapped is None else mapped
+            kept = mapped(file)
+            pixels = pixels if kept is None else kept
     return torch.from_numpy(pixels)
 
 
@@ -43,14 +43,14 @@ def _key(folder: Path, paths: Paths) -> str:
     return digest.hexdigest()[:16]
 
 
-def _mapped(file: Path) -> NDArray[np.uint8] | None:
+def mapped(file: Path) -> NDArray[np.uint8] | None:
     with suppress(OSError, ValueError, EOFError):  # not there, or cut short
         pixels: NDArray[np.uint8] = np.load(file, mmap_mode="c")
         return pixels
     return None
 
 
-def _keep(pixels: NDArray[np.uint8], file: Path) -> None:
+def keep(pixels: NDArray[np.uint8], file: Path) -> None:
     aside = file.with_name(f".{file.name}.{uuid4()}.aside")  # other machines may write here
     try:
         with aside.open("xb") as out:

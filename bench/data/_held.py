@@ -35,10 +35,8 @@ class Held:
         return self._split("train").x.shape[-1]
 
     def batches(self, split: str, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """The "train" or "test" images in order and unchanged: (b, 3, h, w) in [0, 1], (b,) int64."""
-        images = self._split(split)
-        for x, y in zip(images.x.split(size), images.y.split(size), strict=True):
-            yield _floats(x), y
+        """The images of a split, in order and unchanged: (b, 3, h, w) in [0, 1], (b,) int64."""
+        return in_order(self._split(split), size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch: (b, 3, h, w) in [0, 1], targets (b, c).
@@ -70,7 +68,16 @@ class Held:
 def held(dataset: Dataset, device: torch.device) -> Dataset:
     """The dataset, its images on the device."""
     train, test = cast(Images, dataset.train), cast(Images, dataset.test)
-    return replace(dataset, train=train.to(device), test=test.to(device))
+    rest = cast(Images | None, dataset.held_out)
+    return replace(
+        dataset, train=train.to(device), test=test.to(device), held_out=rest and rest.to(device)
+    )
+
+
+def in_order(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of ``size`` images: (b, 3, h, w) in [0, 1], (b,) int64."""
+    for x, y in zip(images.x.split(size), images.y.split(size), strict=True):
+        yield _floats(x), y
 
 
 def _floats(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Streamed:
         return len(self.lost)
 
     def batches(self, split: str, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The "train" or "test" images in order, (b, 3, size, size) in [0, 1], and labels (b,)."""
+        """The images of a split, in order: (b, 3, size, size) in [0, 1], and labels (b,)."""
         files: Files = getattr(self.dataset, split)
         reader = Reader(files, self._centre(), replace=False)
         order = np.arange(len(files))

@@ -2,11 +2,14 @@
 
 ROOT/CIFAR-10-C/ holds <corruption>.npy, five times all test images, in order of severity, and
 labels.npy. Four corruptions that lie there too are not of the 15 (Hendrycks & Dietterich,
-1903.12261), and are passed over.
+1903.12261), and are passed over. ROOT/generated-c/ keeps what was made, and can be removed.
 """
 
+import hashlib
+import inspect
 from collections.abc import Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,14 @@ import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from mixbench.bench.data import _cached, _corruptions
 from mixbench.bench.data._base import Images
 from mixbench.bench.data._corruptions import CORRUPTIONS, SEVERITIES, check_known, corrupt
 from mixbench.bench.data._layout import existing, remedy
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput, choose, one_line
 
-GENERATED = "generated"
+GENERATED, KEPT = "generated", "generated-c"
 PUBLISHED: Mapping[str, tuple[str, int]] = {
     "cifar10-c": ("CIFAR-10-C", 10),
     "cifar100-c": ("CIFAR-100-C", 100),
@@ -29,6 +33,21 @@ PUBLISHED: Mapping[str, tuple[str, int]] = {
 """The folder of a set, and how many classes it has."""
 
 IMAGES = 10_000
+
+
+def named(name: str, root: Path, clean: Images) -> Images:
+    """``corrupted`` of a name SET/CORRUPTION/SEVERITY, such as "cifar10-c/fog/3"."""
+    kind, corruption, severity = _parsed(name)
+    return corrupted(kind, root, clean, corruption, severity)
+
+
+def require(name: str, root: Path) -> None:
+    """Raises BadInput if there is no set SET/CORRUPTION/SEVERITY; its files are not opened."""
+    kind, corruption, severity = _parsed(name)
+    _check_known(kind, corruption, severity)
+    if kind != GENERATED:
+        for file in ("labels", corruption):
+            existing(_path(kind, root, file), kind)
 
 
 def corrupted(name: str, root: Path, clean: Images, corruption: str, severity: int) -> Images:
@@ -39,10 +58,9 @@ def corrupted(name: str, root: Path, clean: Images, corruption: str, severity: i
     Raises BadInput if the corruption or severity is unknown, or a file is missing, damaged, of
     another shape, or of other labels than ``clean``.
     """
-    if choose(name, [*PUBLISHED, GENERATED], "corrupted test set") == GENERATED:
-        colour = clean.x.cpu().expand(-1, 3, -1, -1)
-        return Images(corrupt(colour, corruption, severity), clean.y.cpu())
-    check_known(corruption, severity)
+    _check_known(name, corruption, severity)
+    if name == GENERATED:
+        return Images(_generated(root, clean.x.cpu(), corruption, severity), clean.y.cpu())
     y = _labels(name, root)
     if not y.equal(clean.y.cpu()):
         folder = root / PUBLISHED[name][0]
@@ -63,9 +81,45 @@ def check(name: str, root: Path) -> str:
     return f"{len(CORRUPTIONS)} corruptions, {len(SEVERITIES)} severities, {IMAGES:,} images"
 
 
+def _parsed(name: str) -> tuple[str, str, int]:
+    match name.split("/"):
+        case kind, corruption, severity if severity.isdecimal():
+            return kind, corruption, int(severity)
+    raise BadInput(f"{name!r} should be SET/CORRUPTION/SEVERITY, such as cifar10-c/fog/3")
+
+
+def _check_known(name: str, corruption: str, severity: int) -> None:
+    choose(name, [*PUBLISHED, GENERATED], "corrupted test set")
+    check_known(corruption, severity)
+
+
+def _generated(root: Path, clean: torch.Tensor, corruption: str, severity: int) -> torch.Tensor:
+    """Made once, and mapped copy on write after that; kept nowhere if it can't be written."""
+    file = root / KEPT / _key(clean) / f"{corruption}-{severity}.npy"
+    pixels = _cached.mapped(file)
+    if pixels is None:
+        pixels = corrupt(clean.expand(-1, 3, -1, -1), corruption, severity).numpy()
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _cached.keep(pixels, file)
+    return torch.from_numpy(pixels)
+
+
+def _key(clean: torch.Tensor) -> str:
+    """Stands for the clean images, and for the code that corrupts them."""
+    digest = hashlib.sha256(f"{_code()} {list(clean.shape)}".encode())
+    digest.update(clean.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    return inspect.getsource(_corruptions)
+
+
 def _labels(name: str, root: Path) -> torch.Tensor:
     """The labels of one severity (n,). Raises BadInput if the others have others."""
-    path = root / PUBLISHED[name][0] / "labels.npy"
+    path = _path(name, root, "labels")
     y = _mapped(path, name)
     if y.dtype.kind not in "iu" or y.ndim != 1 or len(y) % len(SEVERITIES):
         times = len(SEVERITIES)
@@ -78,12 +132,16 @@ def _labels(name: str, root: Path) -> torch.Tensor:
 
 def _pixels(name: str, root: Path, corruption: str, images: int) -> NDArray[np.uint8]:
     """Images (severities n, 32, 32, 3), mapped."""
-    path = root / PUBLISHED[name][0] / f"{corruption}.npy"
+    path = _path(name, root, corruption)
     x = _mapped(path, name)
     right = (len(SEVERITIES) * images, 32, 32, 3)
     if x.dtype != np.uint8 or x.shape != right:
         raise BadInput(f"{path} is {x.dtype} {x.shape}, and should be uint8 {right}")
     return x
+
+
+def _path(name: str, root: Path, file: str) -> Path:
+    return root / PUBLISHED[name][0] / f"{file}.npy"
 
 
 def _mapped(path: Path, name: str) -> NDArray[Any]:

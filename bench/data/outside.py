@@ -3,12 +3,15 @@
 Those of ODIN (Liang et al., 1706.02690) are as its authors published them, of 32 x 32 pixels: random
 crops, and images made smaller, of LSUN and of Tiny-ImageNet, and iSUN made smaller. What stands in
 for them is named by its own path: folder:PATH makes images smaller, folder-crop:PATH crops them.
+Two photographs that come with scikit-learn, and noise, are there without any files.
 """
 
+import math
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixbench.bench.data import FOLDER, _imagefolder
+from mixbench.bench.data import _imagefolder
 from mixbench.bench.data._decode import check_files, pixels, tried
+from mixbench.bench.data._imagefolder import FOLDER
 from mixbench.bench.data._layout import anew, existing, remedy, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import BadInput, choose, one_line
@@ -44,32 +48,102 @@ SVHN, SVHN_IMAGES = "svhn/test_32x32.mat", 26_032
 DRAWN = 10_000
 """How many images of noise there are."""
 
+PHOTOGRAPHS, WINDOW = 10_000, 32
+"""How many windows of the photographs there are, and how many pixels per side they have at least."""
+
+SHARED: Mapping[tuple[str, str], str] = {
+    ("tinyimagenet", "tinyimagenet"): "they are its test images",
+    ("tinyimagenet", "imagenet"): "Tiny-ImageNet's classes are among ImageNet's",
+    ("tinyimagenet", "cifar100"): "both have lions, chimpanzees, mushrooms and more",
+    ("tinyimagenet", "cifar10"): "both have cats, dogs and frogs",
+    ("tinyimagenet", "cub"): "both have albatrosses",
+    ("lsun", "tinyimagenet"): "both have bridges",
+    ("lsun", "imagenet"): "both have bridges, churches and restaurants",
+    ("lsun", "cifar100"): "both have bridges",
+    ("textures", "tinyimagenet"): "both have spiders' webs",
+    ("textures", "imagenet"): "both have spiders' webs and honeycombs",
+    ("svhn", "digits"): "both have the ten digits",
+}
+"""What a set, named up to its hyphen, shares with a dataset, by the names of their classes."""
+
 
 def outside(name: str, root: Path, size: int, seed: int = 0) -> Tensor:
     """Images (n, 3, size, size) uint8, always in the same order: that of their paths.
 
     name: of a set in ``FILES``; "svhn"; "uniform", U[0, 1] for each value; "gaussian", N(0.5, 1),
-        clipped; folder:PATH or folder-crop:PATH, images at any depth of a folder.
+        clipped; "photographs", windows of scikit-learn's two photographs; folder:PATH or
+        folder-crop:PATH, images at any depth of a folder.
     size: what is of another is resized, so that its shorter side fits, and its centre is cut out;
         so are the sets of 32 x 32 pixels where a network is trained on larger images. As
         torchvision does it, bilinear, so that others' evaluations on textures saw the same. Only
-        folder-crop:PATH cuts a random window out of each image as it is.
+        folder-crop:PATH cuts a random window out of each image as it is. Windows of photographs
+        have ``size`` pixels, but ``WINDOW`` at least, as less shows hardly more than a colour, and
+        no more than fit; all differ in place.
     seed: of noise and of random windows.
 
     Images that can't be read are left out with a warning, which counts them and names some. Raises
     BadInput if none is left, or the set is unknown or not there.
     """
-    if name.startswith(FOLDER):
-        return _decoded(_own(name, FOLDER), partial(_fitted, size=size))
-    if name.startswith(CROPS):
-        folder = _own(name, CROPS)
-        return _decoded(folder, partial(_window, folder=folder, size=size, seed=seed))
-    choose(name, [*FILES, "svhn", *NOISE], "set of images")
-    if name in NOISE:
-        return torch.from_numpy(NOISE[name](size, np.random.default_rng(seed)))
+    files = _location(name, root)
+    if not files:
+        draw = np.random.default_rng(seed)
+        return _resized(torch.from_numpy(NO_FILES[name](size, draw)), size)
     if name == "svhn":
         return _stacked([_fit(image, size) for image in _svhn(root)])
-    return _decoded(existing(root / FILES[name][0], name), partial(_fitted, size=size))
+    if name.startswith(CROPS):
+        return _decoded(files, partial(_window, folder=files, size=size, seed=seed))
+    return _decoded(files, partial(_fitted, size=size))
+
+
+def require(name: str, root: Path) -> None:
+    """Raises BadInput if the set is unknown, or has no images; none is opened."""
+    files = _location(name, root)
+    if files and files.is_dir() and not any(_imagefolder.files(files)):
+        raise BadInput(f"{files} has no images" + (f"; {remedy(name)}" if name in FILES else ""))
+
+
+def _location(name: str, root: Path) -> Path | None:
+    """Where the images of a set lie, if it needs any. Raises BadInput if there is nothing."""
+    for prefix in (FOLDER, CROPS):
+        if name.startswith(prefix):
+            return _own(name, prefix)
+    places = {known: folder for known, (folder, _) in FILES.items()} | {"svhn": SVHN}
+    choose(name, [*places, *NO_FILES], "set of images")
+    return existing(root / places[name], name) if name in places else None
+
+
+def overlap(name: str, dataset: str) -> str:
+    """Why a set has classes of the dataset that was trained on; "" if none are known.
+
+    Both are named as where they are read; of paths, one should not lie in the other.
+    """
+    shown, trained = _path(name), _path(dataset)
+    if shown and trained:
+        return _nested(shown, trained)
+    return SHARED.get((name.partition("-")[0], dataset), "")
+
+
+def _path(name: str) -> Path | None:
+    """Of images of the user's own."""
+    _, colon, path = name.partition(":")
+    return Path(path).resolve() if colon else None
+
+
+def _nested(one: Path, other: Path) -> str:
+    if one == other:
+        return "they are the same folder"
+    lie = one.is_relative_to(other) or other.is_relative_to(one)
+    return "one of the folders lies in the other" if lie else ""
+
+
+def shared_images(outside: Tensor, *inside: Tensor) -> int:
+    """How many images (n, 3, h, w) are, to the byte, among others (m, 3 or 1, h, w); all uint8."""
+    left = Counter(_bytes(outside))
+    return sum(left.pop(image, 0) for images in inside for image in _bytes(images))
+
+
+def _bytes(images: Tensor) -> Iterator[bytes]:
+    return (image.tobytes() for image in images.cpu().expand(-1, 3, -1, -1).numpy())
 
 
 def check(name: str, root: Path) -> str:
@@ -83,6 +157,12 @@ def check(name: str, root: Path) -> str:
 
 def check_svhn(root: Path) -> str:
     return _counted("svhn", root / SVHN, len(_svhn(root)), SVHN_IMAGES)
+
+
+def check_photographs(root: Path) -> str:
+    """Nothing is read from ``root``."""
+    n, h, w, _ = _whole_photographs().shape
+    return f"{n} photographs of {w} x {h} pixels"
 
 
 def _counted(name: str, path: Path, found: int, published: int) -> str:
@@ -103,9 +183,28 @@ def _gaussian(size: int, draw: Generator) -> Pixels:
     return out
 
 
-NOISE: Mapping[str, Callable[[int, Generator], Pixels]] = {
+def _photographs(size: int, draw: Generator) -> Pixels:
+    """Windows of random places; all there are, if those are fewer than ``PHOTOGRAPHS``."""
+    whole = _whole_photographs()
+    side = min(max(size, WINDOW), *whole.shape[1:3])
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (side, side), (1, 2))  # n i j 3 h w
+    places = math.prod(windows.shape[:3])
+    chosen = draw.choice(places, min(PHOTOGRAPHS, places), replace=False)
+    picked: Pixels = windows[np.unravel_index(chosen, windows.shape[:3])]
+    return picked
+
+
+def _whole_photographs() -> Pixels:
+    """(n, h, w, 3)"""
+    from sklearn.datasets import load_sample_images
+
+    return np.stack(load_sample_images().images)
+
+
+NO_FILES: Mapping[str, Callable[[int, Generator], Pixels]] = {
     "uniform": _uniform,
     "gaussian": _gaussian,
+    "photographs": _photographs,
 }
 
 
@@ -129,6 +228,13 @@ def _decoded(folder: Path, read: Callable[[bytes], Pixels]) -> Tensor:
             raise BadInput(said)
         warnings.warn(f"{said}; they are left out", stacklevel=3)
     return _stacked(good)
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    from torchvision.transforms.functional import resize
+
+    small: Tensor = resize(x, [size, size]).contiguous()
+    return small
 
 
 def _stacked(images: list[Pixels]) -> Tensor:
@@ -240,5 +346,11 @@ SOURCES = (
                 "svhn",
             ),
         ),
+    ),
+    Source(
+        "photographs",
+        "scikit-learn's two sample photographs, windows of them",
+        "out of distribution",
+        check_photographs,
     ),
 )

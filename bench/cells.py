@@ -4,6 +4,7 @@ A run trains one method in one setting with one seed; a cell is one task asked o
 JSON file. Files are written aside and renamed, so what is there is whole.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -13,18 +14,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
-from mixbench.bench.settings import Setting
+from mixbench.bench.settings import Recipe, Setting
 from mixbench.bench.spec import BadInput, parse, resolved
 from mixbench.methods import Method
 from mixbench.tasks import Task
 
 Record = dict[str, Any]
+Arrays = Mapping[str, NDArray[Any]]
+EMPTY: Arrays = MappingProxyType({})
 
 
 class BadFile(UserWarning):
@@ -50,6 +57,10 @@ def _versioned(thing: Method | Task) -> Record:
     return resolved(thing) | {"version": thing.version}
 
 
+def _defaults(thing: Method | Task) -> Record:
+    return _versioned(type(thing)())
+
+
 @dataclass(frozen=True)
 class Run:
     """One training, by the canonical spellings of its setting and method."""
@@ -60,6 +71,16 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.setting}/{self.method}/{self.seed}"
+
+    def defaults(self) -> Record:
+        """What the parameters were before they had a name: the defaults of their classes."""
+        defaults = {
+            "setting": {"recipe": Recipe.defaults()},
+            "method": _defaults(method(self.method)),
+        }
+        if self.teacher:
+            defaults["teacher"] = _defaults(method(self.teacher.method))
+        return defaults
 
     @property
     def teacher(self) -> "Run | None":
@@ -96,6 +117,9 @@ class Cell:
         parameters = run["parameters"] | {"task": _versioned(task(self.task))}
         return run | {"task": self.task, "parameters": parameters}
 
+    def defaults(self) -> Record:
+        return self.run.defaults() | {"task": _defaults(task(self.task))}
+
 
 class Store:
     """The results folder: RESULTS/<setting>/<method>/<seed>/<task>.json."""
@@ -120,17 +144,39 @@ class Store:
         except (OSError, ValueError, RecursionError) as error:
             problem = f"it can't be read ({error})"
         else:
-            problem = mismatch(record, cell.identity()) or malformed(record, cell)
+            problem = mismatch(record, cell) or malformed(record, cell)
         if problem:
             warn(path, problem)
             return None
         return record
 
+    def arrays(self, cell: Cell) -> Arrays:
+        """What lies beside the cell for figures; nothing if its results came without it."""
+        path, record = self._beside(cell), self.read(cell) or {}
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        if _digest(content) != record.get("beside"):
+            warn(path, f"it is not what was made with {self.path(cell).name}")
+            return {}
+        with np.load(BytesIO(content)) as file:
+            return dict(file)
+
+    def _beside(self, cell: Cell) -> Path:
+        return self.path(cell).with_suffix(".npz")
+
     def missing(self, run: Run, tasks: Iterable[str]) -> list[str]:
         """Those of the tasks that have no cell."""
         return [task for task in tasks if self.read(Cell(run, task)) is None]
 
-    def publish(self, cell: Cell, record: Record) -> None:
+    def publish(self, cell: Cell, record: Record, arrays: Arrays = EMPTY) -> None:
+        """Write a cell, and what lies beside it first, so that a cell that is there is whole."""
+        if arrays:
+            np.savez_compressed(content := BytesIO(), **arrays)  # type: ignore[arg-type]
+            record = record | {"beside": _digest(content.getvalue())}
+            with written_aside(self._beside(cell)) as path:
+                path.write_bytes(content.getvalue())
         with written_aside(self.path(cell)) as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -176,25 +222,32 @@ class Store:
             ) from None
 
 
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def warn(path: Path, problem: str) -> None:
     """Say that a file is treated as missing, and why."""
     warnings.warn(f"{path} is treated as missing: {problem}", BadFile, stacklevel=2)
 
 
-def mismatch(record: object, identity: Mapping[str, Any]) -> str:
+def mismatch(record: object, named: Run | Cell) -> str:
     """How a record of a run or a cell differs from what its name stands for today; else ''.
 
-    A parameter that the record does not have is younger than it, and its default changes nothing.
+    A parameter that the record does not have is younger than it, and the default of its class
+    changes nothing; any other value does.
     """
+    identity = named.identity()
     if not isinstance(record, dict) or not isinstance(record.get("parameters"), dict):
         return "it is no record of this project"
     for key in identity.keys() - {"parameters"}:
         if record.get(key) != identity[key]:
             return f"it is a record of {key} {record.get(key)!r}"
-    old, new = _flat(record["parameters"]), _flat(identity["parameters"])
-    for key, value in old.items():
-        if key not in new or value != new[key]:
-            return f"it is stale: {key} was {value!r}, is {new.get(key)!r} today"
+    new = _flat(identity["parameters"])
+    old = _flat(named.defaults()) | _flat(record["parameters"])
+    for key in dict.fromkeys((*old, *new)):
+        if key not in new or old.get(key) != new[key]:
+            return f"it is stale: {key} was {old.get(key)!r}, is {new.get(key)!r} today"
     return ""
 
 
@@ -208,7 +261,12 @@ def _flat(tree: object, path: str = "") -> dict[str, Any]:
 
 
 def malformed(record: Record, cell: Cell) -> str:
-    """What keeps a record's metrics from being the numbers of this cell; else ''."""
+    """What keeps a record's metrics from being the numbers of this cell; else ''.
+
+    A task that does not apply to what was trained has none, and says why.
+    """
+    if isinstance(record.get("inapplicable"), str):
+        return ""
     metrics = record.get("metrics")
     if not isinstance(metrics, dict):
         return "it has no metrics"

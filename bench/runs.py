@@ -2,16 +2,18 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from traceback import format_exc
 
 import torch
 
 from mixbench.bench import nets
 from mixbench.bench.cells import (
+    Arrays,
     Cell,
     Record,
     Run,
@@ -23,14 +25,17 @@ from mixbench.bench.cells import (
     warn,
     written_aside,
 )
-from mixbench.bench.data import Data, Dataset, Files, Held, Streamed, held, read
+from mixbench.bench.data import Data, Dataset, Files, Gallery, Held, Streamed, held, read
 from mixbench.bench.optimizers import optimizer
 from mixbench.bench.provenance import provenance
 from mixbench.bench.settings import Recipe, Setting
 from mixbench.bench.spec import BadInput, one_line
 from mixbench.methods import Net, bce_on_softmax
-from mixbench.tasks import Measure, Trained, measured
+from mixbench.tasks import Answer, Inapplicable, Measure, Reader, Trained, measured
 from mixbench.tasks.classification import errors
+
+LONGEST = 200
+"""The letters of a task's spelling, which is a file's name, in which some take more than one."""
 
 Report = Callable[[str, int, int], None]
 """Called with what a run is at, and how many of how many epochs are done."""
@@ -63,11 +68,27 @@ def fill(run: Run, tasks: Iterable[str], lab: Lab, report: Report = silent) -> l
             return None
         missing = lab.store.missing(run, tasks)
         if missing:
-            training = train(run, lab, report)
-            for name in missing:
-                report(name, len(training.epochs), len(training.epochs))
-                lab.store.publish(Cell(run, name), ask(name, training, lab))
+            ask_all(missing, train(run, lab, report), lab, report)
         return missing
+
+
+class Unanswered(BadInput):
+    """Tasks that failed, and why; those that could be answered have their cells."""
+
+
+def ask_all(names: Iterable[str], training: "Training", lab: Lab, report: Report) -> None:
+    """Ask a trained run each of the tasks. Raises Unanswered at the end if some of them failed."""
+    failed: dict[str, str] = {}
+    for name in names:
+        report(name, len(training.epochs), len(training.epochs))
+        try:
+            lab.store.publish(Cell(training.run, name), *ask(name, training, lab))
+        except Exception as error:  # whatever a task of the user's own may raise
+            failed[f"{name}: {one_line(error)}"] = format_exc()  # the error itself holds tensors
+    if failed:
+        unanswered = Unanswered("; ".join(failed))
+        unanswered.add_note("\n".join(failed.values()))
+        raise unanswered
 
 
 def train(run: Run, lab: Lab, report: Report = silent) -> "Training":
@@ -115,20 +136,38 @@ def resume(run: Run, lab: Lab, path: Path) -> "Training":
     return Training(run, lab)
 
 
-def ask(name: str, training: "Training", lab: Lab) -> Record:
-    """The record of one task, asked of a copy of what was trained."""
+def ask(name: str, training: "Training", lab: Lab) -> tuple[Record, Arrays]:
+    """The record of one task, asked of a copy of what was trained, and what lies beside it.
+
+    Its cost holds that of the sets of images that no task before it has read; they are named.
+    """
+    trained = training.trained()
+    before = set(trained.outputs.seconds)
     with reproducible(training.run.seed, lab.device), measured(lab.device) as measure:
-        metrics = task(name).evaluate(training.trained())
-    for metric, value in metrics.items():
-        if not math.isfinite(value):
-            raise ArithmeticError(f"{name}: {metric} is {value}")
-    return Cell(training.run, name).identity() | {
-        "metrics": metrics,
+        try:
+            content, arrays = sorted_out(task(name).evaluate(trained), name)
+        except Inapplicable as why:
+            content, arrays = {"inapplicable": one_line(BadInput(why))}, {}
+    read = {k: v for k, v in trained.outputs.seconds.items() if k not in before}
+    return Cell(training.run, name).identity() | content | {
         "made": {
             "training": training.made,
-            "task": provenance(lab.device) | asdict(measure),
+            "task": provenance(lab.device) | asdict(measure) | {"seconds_of_reading": read},
         },
-    }
+    }, arrays
+
+
+def sorted_out(answer: Answer, name: str) -> tuple[Record, Arrays]:
+    """A task's answer as numbers and curves, for the cell, and arrays, which lie beside it."""
+    if missing := task(name).metrics.keys() - answer.keys():
+        raise LookupError(f"the answer has no {', '.join(sorted(missing))}")
+    arrays = {k: v.cpu().numpy() for k, v in answer.items() if isinstance(v, torch.Tensor)}
+    curves = {k: v for k, v in answer.items() if isinstance(v, list)}
+    metrics = {k: v for k, v in answer.items() if isinstance(v, int | float)}
+    for key, values in (curves | {k: [v] for k, v in metrics.items()}).items():
+        if lost := [value for value in values if not math.isfinite(value)]:
+            raise ArithmeticError(f"{key} is {lost[0]}")
+    return {"metrics": metrics} | ({"curves": curves} if curves else {}), arrays
 
 
 class Training:
@@ -138,6 +177,7 @@ class Training:
         chosen = setting(run.setting)
         self.run, self.device = run, lab.device
         self.data = open_data(chosen, lab, run.seed)
+        self.gallery = Gallery(self.data, chosen.data, lab.data)
         net = build(chosen, self.data).to(lab.device)
         self.objective = method(run.method).objective(net, teacher(run, lab))
         self.optimizer, self.schedule = optimizer(self.objective, chosen.recipe)
@@ -175,7 +215,12 @@ class Training:
     def trained(self) -> Trained:
         """A copy for a task to look at, and to do with as it likes."""
         objective = copy.deepcopy(self.objective).eval()
-        return Trained(objective.net, objective, self.data, tuple(self.epochs))
+        return Trained(objective.net, objective, self.gallery, tuple(self.epochs), self.outputs)
+
+    @cached_property
+    def outputs(self) -> Reader:
+        """What the network makes of sets of images, once it is trained."""
+        return Reader(self.objective.net.eval(), self.gallery.batches)
 
     def save(self, path: Path) -> None:
         state = self.run.identity() | {
@@ -192,7 +237,7 @@ class Training:
     def load(self, path: Path) -> None:
         """Take up what a checkpoint holds. Raises BadInput if it is not this run's."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if problem := mismatch(state, self.run.identity()):
+        if problem := mismatch(state, self.run):
             raise BadInput(problem)
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -201,17 +246,33 @@ class Training:
         set_random_state(state["random"], self.device)
 
 
-def check(settings: Iterable[str], lab: Lab) -> None:
-    """Raises BadInput if any of the settings can't be trained on.
+def check(wanted: Mapping[str, Iterable[str]], lab: Lab) -> None:
+    """Raises BadInput if any of the settings can't be trained on, or asked one of its tasks.
 
-    That is, if its data is not there, or does not fit batch or network, or if the device does not
-    have its precision.
+    That is, if data is not there, or does not fit batch or network, or if the device does not have
+    the setting's precision.
     """
     here = replace(lab, device=torch.device("cpu"))
-    for name in set(settings):
-        if setting(name).recipe.precision == "bfloat16" and not has_bfloat16(lab.device):
+    for name, tasks in wanted.items():
+        chosen = setting(name)
+        if chosen.recipe.precision == "bfloat16" and not has_bfloat16(lab.device):
             raise BadInput(f"{name}: {lab.device} has no bfloat16; add precision=float32")
-        build(setting(name), open_data(setting(name), here, seed=0))
+        data = open_data(chosen, here, seed=0)
+        build(chosen, data)
+        check_tasks(tasks, Gallery(data, chosen.data, lab.data))
+
+
+def check_tasks(names: Iterable[str], gallery: Gallery) -> None:
+    """Raises BadInput if one of the tasks can't be asked."""
+    for name in names:
+        if len(name) > LONGEST:
+            raise BadInput(
+                f"{name[:40]}... is {len(name)} letters long; {LONGEST} fit a file's name"
+            )
+        try:
+            task(name).check(gallery)
+        except ValueError as error:
+            raise BadInput(f"{name} can't be asked: {one_line(BadInput(error))}") from None
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -252,6 +313,7 @@ def open_data(chosen: Setting, lab: Lab, seed: int) -> Data:
     """The dataset of a setting, in batches on the lab's device. Raises BadInput if it does not fit."""
     dataset, recipe = read(chosen.data, lab.data), chosen.recipe
     try:
+        dataset = dataset.hold_out(recipe.holdout)
         dataset.check(recipe.batch)
         return _in_batches(dataset, recipe, lab, seed)
     except BadInput as error:

@@ -8,13 +8,21 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from mixbench.tasks import Metric, Task, Trained
+from mixbench.tasks import Metric, Outputs, Task, Trained
 
 
 @torch.no_grad()
 def errors(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """The top-1 and top-5 error in percent, of ``net`` as it is, on labelled batches."""
-    ranks = torch.cat([_rank(net(x), y) for x, y in batches])
+    return _errors(torch.cat([_rank(net(x), y) for x, y in batches]))
+
+
+def errors_of(seen: Outputs) -> dict[str, float]:
+    """The same of what a network made of images."""
+    return _errors(_rank(seen.logits, seen.labels))
+
+
+def _errors(ranks: Tensor) -> dict[str, float]:
     return {f"top{k}": 100 * (ranks >= k).double().mean().item() for k in (1, 5)}
 
 
@@ -38,7 +46,7 @@ class Classification(Task):
     }
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
-        scores = errors(trained.net, trained.data.batches("test"))
+        scores = errors_of(trained.outputs("test"))
         for name in tuple(scores):
             history = [epoch[name] for epoch in trained.epochs]
             scores[f"{name}_best"] = min(history)

@@ -1,8 +1,8 @@
 """What a training step costs."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from typing import Any, ClassVar
 
 from pydantic import PositiveInt
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mixbench.tasks import Data, Metric, Task, Trained, measured
+from mixbench.tasks import Metric, Task, Trained, endless, measured
 
 CRITERIA = {F.cross_entropy, F.binary_cross_entropy, F.binary_cross_entropy_with_logits}
 
@@ -55,7 +55,7 @@ class Cost(Task):
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
         objective = trained.objective.train()
-        with closing(_endless(trained.data)) as batches:  # what reads ahead would take time
+        with closing(endless(trained.data)) as batches:  # what reads ahead would take time
             terms = [_terms(objective, *batch) for batch in islice(batches, self.warmup)]
             few = list(islice(batches, 4))
         images = sum(len(x) for x, _ in islice(cycle(few), self.steps))
@@ -68,11 +68,6 @@ class Cost(Task):
             "memory": measure.peak_memory_bytes / 2**20,
             "terms": max(terms),
         }
-
-
-def _endless(data: Data) -> Generator[tuple[Tensor, Tensor]]:
-    for epoch in count():
-        yield from data.epoch(epoch)
 
 
 def _terms(objective: nn.Module, x: Tensor, y: Tensor) -> int:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mixbench.bench.cells import BadFile, Cell, Record, Run, Store, mismatch, written_aside
@@ -38,13 +39,34 @@ def test_what_is_published_is_read(lab: Lab) -> None:
     assert lab.store.missing(RUN, [CELL.task]) == []
 
 
+def test_what_lies_beside_a_cell_is_read(lab: Lab) -> None:
+    assert lab.store.arrays(CELL) == {}
+    lab.store.publish(CELL, record(), {"points": np.arange(6.0).reshape(2, 3)})
+    assert lab.store.arrays(CELL)["points"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    path = lab.store.path(CELL).with_suffix(".npz")
+    assert path.name == "robustness,steps=5.npz"
+    whole = path.read_bytes()
+    lab.store.publish(CELL, record(), {"points": np.zeros(6)})
+    for other in (whole, whole[:50]):
+        path.write_bytes(other)
+        with pytest.warns(BadFile, match=r"missing: it is not what was made with .*=5\.json"):
+            assert lab.store.arrays(CELL) == {}
+
+
+def test_a_cell_may_say_that_its_task_does_not_apply(lab: Lab) -> None:
+    cell = CELL.identity() | {"inapplicable": "it mixes nothing"}
+    lab.store.publish(CELL, cell)
+    assert lab.store.read(CELL) == cell
+    assert lab.store.missing(RUN, [CELL.task]) == []
+
+
 def test_a_record_resolves_every_parameter() -> None:
     parameters = record()["parameters"]
     method = {"version": 1, "p": 1.0, "at": ["pixels"], "alpha": 0.2, "k": 1}
     assert parameters["method"] == method
-    assert parameters["setting"]["recipe"]["epochs"] == 12
+    assert parameters["setting"]["recipe"]["epochs"] == 15
     assert parameters["task"]["steps"] == 5
-    assert parameters["task"]["version"] == 1
+    assert parameters["task"]["version"] == 2
 
 
 def stale() -> Record:
@@ -90,19 +112,26 @@ def test_a_folder_in_place_of_a_file_is_named_and_missing(lab: Lab) -> None:
 def test_an_older_task_version_is_stale() -> None:
     parameters = record()["parameters"]
     old = record(parameters=parameters | {"task": parameters["task"] | {"version": 0}})
-    assert "task.version was 0, is 1" in mismatch(old, CELL.identity())
+    assert "task.version was 0, is 2" in mismatch(old, CELL)
 
 
 def test_a_parameter_younger_than_the_record_does_not_make_it_stale() -> None:
     parameters = json.loads(json.dumps(record()["parameters"]))
-    del parameters["setting"]["recipe"]["nesterov"]
-    assert mismatch(record(parameters=parameters), CELL.identity()) == ""
+    del parameters["setting"]["recipe"]["smoothing"], parameters["method"]["k"]
+    assert mismatch(record(parameters=parameters), CELL) == ""
+
+
+def test_a_younger_parameter_that_is_not_at_its_default_makes_the_record_stale() -> None:
+    parameters = json.loads(json.dumps(record()["parameters"]))
+    del parameters["setting"]["recipe"]["holdout"]
+    problem = mismatch(record(parameters=parameters), CELL)
+    assert problem == "it is stale: setting.recipe.holdout was 0.0, is 0.2 today"
 
 
 def test_a_parameter_that_is_gone_makes_it_stale() -> None:
     parameters = json.loads(json.dumps(record()["parameters"]))
     parameters["method"]["flavour"] = "sweet"
-    assert "method.flavour" in mismatch(record(parameters=parameters), CELL.identity())
+    assert "method.flavour" in mismatch(record(parameters=parameters), CELL)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Training: resumed to the bit, seeded alone, refused where it can't go on."""
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,12 +19,13 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
-from mixbench.bench import runs
-from mixbench.bench.cells import BadFile, Cell, Run, Store
+from mixbench.bench import cells, runs
+from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
 from mixbench.bench.optimizers import optimizer
 from mixbench.bench.runs import (
     Lab,
     Training,
+    Unanswered,
     ask,
     check,
     fill,
@@ -31,9 +35,9 @@ from mixbench.bench.runs import (
     train,
 )
 from mixbench.bench.settings import Recipe
-from mixbench.bench.spec import BadInput, names
+from mixbench.bench.spec import BadInput, names, one_line
 from mixbench.methods import Method, Net
-from mixbench.tasks import Trained
+from mixbench.tasks import Answer, Inapplicable, Metric, Task, Trained
 
 SETTING = "digits/small,epochs=3"
 TASKS = ["classification", "calibration", "robustness,steps=2"]
@@ -138,11 +142,89 @@ def test_a_claimed_run_is_left_alone(lab: Lab) -> None:
 
 def test_a_task_cannot_harm_the_next(lab: Lab) -> None:
     training = train(Run("digits/small,epochs=1", "mixup", 0), lab)
-    before = ask("calibration", training, lab)["metrics"]
+
+    def metrics(task: str) -> dict[str, float]:
+        record, _ = ask(task, training, lab)
+        answer: dict[str, float] = record["metrics"]
+        return answer
+
+    before = metrics("calibration")
     for parameter in training.trained().net.parameters():
         parameter.data.zero_()
-    ask("cost,steps=1,warmup=1", training, lab)
-    assert ask("calibration", training, lab)["metrics"] == before
+    assert metrics("cost,steps=1,warmup=1")
+    assert metrics("calibration") == before
+    del training.outputs  # what is shared
+    assert metrics("calibration") == before
+
+
+def test_a_set_of_images_is_read_once_for_all_tasks_and_its_cost_is_told(lab: Lab) -> None:
+    training = train(Run("digits/small,epochs=1", "mixup", 0), lab)
+    (first, _), (second, _) = (
+        ask(name, training, lab) for name in ("classification", "calibration")
+    )
+    assert list(first["made"]["task"]["seconds_of_reading"]) == ["test"]
+    assert second["made"]["task"]["seconds_of_reading"] == {}
+
+
+@dataclass(frozen=True)
+class Odd(Task):
+    """Answers with whatever it is given."""
+
+    metrics: ClassVar = {"good": Metric("good", "higher")}
+    answer: ClassVar[Any] = {}
+
+    def evaluate(self, trained: Trained) -> Answer:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        answer: Answer = self.answer
+        return answer
+
+
+def odd(lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Record, Arrays]:
+    """What becomes of an answer."""
+    monkeypatch.setattr(Odd, "answer", answer)
+    monkeypatch.setattr(runs, "task", lambda name: Odd())
+    monkeypatch.setattr(cells, "task", lambda name: Odd())
+    return ask("odd", Training(Run("digits/small,epochs=1", "baseline", 0), lab), lab)
+
+
+def test_an_answer_is_parted_into_metrics_curves_and_arrays(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"good": 3, "curve": [1.0, 2.0], "points": torch.ones(2, 3)}
+    record, arrays = odd(lab, monkeypatch, answer)
+    assert (record["metrics"], record["curves"]) == ({"good": 3}, {"curve": [1.0, 2.0]})
+    assert arrays["points"].tolist() == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "why"),
+    [
+        ({"good": math.nan}, ArithmeticError, "good is nan"),
+        ({"good": 1.0, "curve": [1.0, math.inf]}, ArithmeticError, "curve is inf"),
+        ({"better": 1.0}, LookupError, "the answer has no good"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: Any, error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=why):
+        odd(lab, monkeypatch, answer)
+
+
+def test_a_question_that_makes_no_sense_is_answered_with_why(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, arrays = odd(lab, monkeypatch, Inapplicable("it mixes\nnothing"))
+    assert record["inapplicable"] == "it mixes" and "metrics" not in record
+    assert not arrays and record["made"]["task"]["seconds"] > 0
+
+
+def test_logits_that_are_not_finite_are_an_error(lab: Lab) -> None:
+    training = Training(Run("digits/small,epochs=1", "baseline", 0), lab)
+    training.objective.net.get_parameter("head.bias").data[3] = torch.nan
+    with pytest.raises(ArithmeticError, match="500 of 5,000 logits of test are not finite"):
+        ask("classification", training, lab)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "another network's"])
@@ -185,19 +267,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(lab: Lab) -> None:
         training.epoch()
 
 
-def test_a_metric_that_is_not_finite_is_not_published(
+def test_a_metric_that_is_not_finite_is_not_published_and_the_other_tasks_are(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mixbench.tasks.calibration import Calibration
 
     def evaluate(self: Calibration, trained: Trained) -> dict[str, float]:
-        return {"ece": float("nan"), "nll": 0.0, "brier": 0.0}
+        return {"ece": math.nan, "aece": 0.0, "nll": 0.0, "brier": 0.0}
 
     monkeypatch.setattr(Calibration, "evaluate", evaluate)
     run = Run("digits/small,epochs=1", "baseline", 0)
-    with pytest.raises(ArithmeticError, match="calibration: ece is nan"):
-        fill(run, ["calibration"], lab)
-    assert not lab.store.path(Cell(run, "calibration")).exists()
+    with pytest.raises(Unanswered) as unanswered:
+        fill(run, ["calibration", "classification"], lab)
+    assert one_line(unanswered.value) == "calibration: ArithmeticError: ece is nan"
+    assert "in sorted_out" in "".join(traceback.format_exception(unanswered.value))
+    assert lab.store.missing(run, ["calibration", "classification"]) == ["calibration"]
 
 
 def rates(recipe: Recipe) -> list[float]:
@@ -236,7 +320,7 @@ def test_the_cosine_schedule_falls_to_zero() -> None:
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
-        ("digits/small,batch=2000", "digits: 1297 training images can't fill a batch of 2000"),
+        ("digits/small,batch=2000", "digits: 1037 training images can't fill a batch of 2000"),
         ("cifar100/preactresnet18", r"train is missing; .* --data"),
     ],
 )
@@ -244,7 +328,13 @@ def test_data_that_does_not_fit_is_refused_before_anything_starts(
     lab: Lab, setting: str, why: str
 ) -> None:
     with pytest.raises(BadInput, match=why):
-        check([setting], lab)
+        check({setting: []}, lab)
+
+
+def test_a_task_that_can_not_be_asked_is_refused_before_anything_starts(lab: Lab) -> None:
+    asked = ["classification", "ood,sets=uniform+isun"]
+    with pytest.raises(BadInput, match=r"^ood,sets=.* can't be asked: .*odin/iSUN is missing; get"):
+        check({SETTING: asked}, lab)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +469,7 @@ def test_a_killed_run_loses_an_epoch_at_most_and_ends_with_the_same_numbers(tmp_
     script = KILLED.format(setting=SETTING, tasks=TASKS)
     killed, whole = Lab(Store(tmp_path / "killed")), Lab(Store(tmp_path / "whole"))
     run, done = Run(SETTING, "multimix", 0), []
-    for step in (7, 25, 18):  # in the first epoch, in the second, in the second again
+    for step in (7, 22, 12):  # in the first epoch, in the second, in the second again
         command = [sys.executable, "-c", script, str(killed.store.root), str(step)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert not killed.store.claimed(run)

@@ -1,98 +1,152 @@
-"""Tasks: known answers, and agreement with scikit-learn."""
+"""What holds for every task there is; and the known answers of classification and cost."""
 
 import copy
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, log_loss, top_k_accuracy_score
+from questions import asked_of, numbers, trained
+from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor, nn
 
-from mixbench.bench.data import Held, digits
-from mixbench.bench.nets.preactresnet import small
+from mixbench.bench.data import Gallery, Held, digits
 from mixbench.bench.spec import names, parse
 from mixbench.methods import Method
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.densemultimix import DenseMultiMix
 from mixbench.methods.mixup import Mixup
 from mixbench.methods.multimix import MultiMix
-from mixbench.tasks import Task, Trained
-from mixbench.tasks.calibration import Calibration, expected_calibration_error
+from mixbench.tasks import NoImages, Reader, Task, Trained, outputs
 from mixbench.tasks.classification import Classification, errors
 from mixbench.tasks.cost import Cost, LossTerms
-from mixbench.tasks.robustness import Robustness, attack
 
-EPOCHS = [{"top1": float(20 - i), "top5": float(i)} for i in range(12)]
-
-
-class Plain:
-    """Two test batches, whatever the split."""
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-
-    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.x.chunk(2), self.y.chunk(2), strict=True)
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.x, nn.functional.one_hot(self.y).float()
+CHEAPER = {
+    "corruption": "corruption,corruptions=fog+contrast,severities=2",
+    "cost": "cost,steps=2,warmup=1",
+    "intrusion": "intrusion,batches=2",
+    "landscape": "landscape,pairs=50",
+    "ood": "ood,sets=photographs+uniform",
+    "robustness": "robustness,steps=2",
+    "variance": "variance,batches=3",
+}
+MEASURED = {"speed", "memory"}  # of the machine, not of the network
+NAMES = names("mixbench.tasks")
 
 
-def trained(method: Method | None = None, seed: int = 0) -> Trained:
-    """A network that saw three steps of digits."""
-    torch.manual_seed(seed)
-    dataset = digits.read(Path())
-    data = Held(dataset, batch=64, crop=1, flip=False, seed=seed)
-    net = small(10, 8, dataset.mean, dataset.std)
-    objective = (method or Baseline()).objective(net)
-    sgd = torch.optim.SGD(objective.parameters(), 0.1)
-    for (x, y), _ in zip(data.epoch(0), range(3), strict=False):
-        objective(x, y).backward()
-        sgd.step()
-    return Trained(net.eval(), objective.eval(), data, EPOCHS)
-
-
-def asked_of(logits: Tensor, y: Tensor) -> Trained:
-    """A network whose logits are its inputs."""
-    net = nn.Sequential(nn.Identity())
-    return Trained(net, net, Plain(logits, y), EPOCHS)
-
-
-@pytest.fixture(params=names("mixbench.tasks"))
-def task(request: pytest.FixtureRequest) -> Task:
-    built: Task = parse(request.param, "mixbench.tasks", Task)
+def cheap(name: str) -> Task:
+    built: Task = parse(CHEAPER.get(name, name), "mixbench.tasks", Task)
     return built
 
 
-def test_a_task_answers_with_its_metrics_and_leaves_data_alone(task: Task) -> None:
-    subject = trained()
-    images = subject.data.dataset.test.x.clone()  # type: ignore[attr-defined]
-    scores = task.evaluate(subject)
-    assert set(scores) == set(task.metrics)
-    assert all(isinstance(value, int | float) and np.isfinite(value) for value in scores.values())
-    assert subject.data.dataset.test.x.equal(images)  # type: ignore[attr-defined]
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """Digits, of which some are held out, and all that tasks look at beside them."""
+    root = tmp_path_factory.mktemp("data")
+    dataset = digits.read(root).hold_out(0.1)
+    return Gallery(Held(dataset, batch=64, crop=1, flip=False, seed=0), "digits", root)
 
 
-def test_a_task_is_decided_by_the_seed(task: Task) -> None:
-    def once() -> dict[str, float]:
-        subject = copy.deepcopy(trained())
+@pytest.fixture
+def subject(gallery: Gallery) -> Trained:
+    return trained(Mixup(), gallery)
+
+
+@pytest.fixture(params=NAMES)
+def task(request: pytest.FixtureRequest) -> Task:
+    return cheap(request.param)
+
+
+def test_a_task_answers_with_its_metrics_and_leaves_data_alone(
+    task: Task, subject: Trained, gallery: Gallery
+) -> None:
+    task.check(gallery)
+    before = [t.clone() for t in pixels(gallery)]
+    read = {name: copy.deepcopy(subject.outputs(name)) for name in ("train", "test")}
+    answer = task.evaluate(subject)
+    assert set(numbers(answer)) == set(task.metrics)
+    for name, value in answer.items():
+        assert isinstance(value, int | float | list | Tensor), name
+        assert np.isfinite(np.asarray(value)).all(), name
+    assert all(a.equal(b) for a, b in zip(before, pixels(gallery), strict=True))
+    for name, old in read.items():
+        assert all(
+            a.equal(b) for a, b in zip(parts(old), parts(subject.outputs(name)), strict=True)
+        )
+
+
+def pixels(gallery: Gallery) -> list[Tensor]:
+    dataset = gallery.data.dataset
+    return [split.x for split in (dataset.train, dataset.test)]  # type: ignore[union-attr]
+
+
+def parts(of: object) -> list[Tensor]:
+    return list(vars(of).values())
+
+
+def test_a_task_is_decided_by_the_seed(task: Task, subject: Trained) -> None:
+    def once() -> dict[str, object]:
+        again = copy.deepcopy(subject)
         torch.manual_seed(5)
-        return task.evaluate(subject)
+        answer = task.evaluate(again)
+        told = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in answer.items()}
+        return {name: value for name, value in told.items() if name not in MEASURED}
 
-    first, second = once(), once()
-    measured = {"speed", "memory"}  # of the machine, not of the network
-    assert {k: first[k] for k in first if k not in measured} == {
-        k: second[k] for k in second if k not in measured
-    }
+    assert once() == once()
 
 
-def test_every_metric_prints(task: Task) -> None:
+def test_every_metric_prints_and_one_is_in_tables(task: Task) -> None:
     for rule in task.metrics.values():
         assert rule.title and f"{1.5:{rule.form}}"
+    assert any(rule.main for rule in task.metrics.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"cost", "intrusion", "variance"}))
+def test_a_task_names_logits_that_are_not_finite(name: str, subject: Trained) -> None:
+    broken = copy.deepcopy(subject)
+    net = broken.net
+    net.head.bias.data[0] = torch.nan  # type: ignore[operator, union-attr]
+    broken = Trained(
+        net, broken.objective, subject.data, subject.epochs, Reader(net, subject.data.batches)
+    )
+    with pytest.raises(ArithmeticError, match="not finite"):
+        cheap(name).evaluate(broken)
+
+
+def test_outputs_are_what_enters_and_what_leaves_the_head(subject: Trained) -> None:
+    batches = list(subject.data.batches("test"))
+    of = outputs(subject.net, batches, "test")
+    x = torch.cat([x for x, _ in batches])
+    with torch.no_grad():
+        torch.testing.assert_close(of.logits, subject.net(x))
+        torch.testing.assert_close(subject.net[-1](of.embeddings), of.logits)
+    assert of.labels.equal(torch.cat([y for _, y in batches]))
+    assert len(of) == len(x) and not of.logits.requires_grad
+    assert not subject.net[-1]._forward_pre_hooks
+
+
+def test_what_passes_while_batches_are_made_is_no_output(subject: Trained) -> None:
+    """As when images are attacked."""
+    net, batches = subject.net, list(subject.data.batches("test"))
+    made = ((x, y) for x, y in batches if net(x).isfinite().all())
+    of = outputs(net, made, "test")
+    assert len(of.embeddings) == len(of.logits) == len(of) == 500
+
+
+def test_a_set_is_read_once_and_timed(subject: Trained) -> None:
+    asked = list[str]()
+
+    def batches(name: str) -> object:
+        asked.append(name)
+        return subject.data.batches(name)
+
+    reader = Reader(subject.net, batches)  # type: ignore[arg-type]
+    assert reader("test").logits is reader("test").logits and asked == ["test"]
+    assert list(reader.seconds) == ["test"] and reader.seconds["test"] > 0
+
+
+def test_a_set_without_images_is_none(subject: Trained) -> None:
+    with pytest.raises(NoImages, match="held_out has no images"):
+        Reader(subject.net, lambda name: [])("held_out")
 
 
 def random_logits(n: int = 200, c: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -124,100 +178,6 @@ def test_classification_tells_last_best_and_median_of_ten() -> None:
     assert (scores["top1_median"], scores["top5_median"]) == (13.5, 6.5)
 
 
-def test_calibration_agrees_with_scikit_learn() -> None:
-    logits, y = random_logits()
-    scores = Calibration().evaluate(asked_of(logits, y))
-    p = logits.double().softmax(1).numpy()
-    assert scores["nll"] == pytest.approx(log_loss(y, p, labels=range(8)))
-    assert scores["brier"] == pytest.approx(
-        brier_score_loss(y, p, labels=range(8), scale_by_half=False)
-    )
-
-
-def slow_ece(p: Tensor, y: Tensor, bins: int) -> float:
-    """The definition, bin by bin."""
-    confidence, right = p.max(1).values, p.argmax(1) == y
-    total = 0.0
-    for i in range(bins):
-        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
-        if inside.any():
-            gap = right[inside].double().mean() - confidence[inside].mean()
-            total += inside.double().mean().item() * abs(gap.item())
-    return total
-
-
-@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([1, 5, 15]))
-@settings(max_examples=50, deadline=None)
-def test_ece_is_its_definition(seed: int, n: int, bins: int) -> None:
-    logits, y = random_logits(n, 4, seed)
-    p = logits.double().softmax(1)
-    ece = expected_calibration_error(p, y, bins)
-    assert ece == pytest.approx(slow_ece(p, y, bins), abs=1e-12)
-    assert 0 <= ece <= 1
-
-
-def test_ece_by_hand() -> None:
-    sure = torch.eye(3).double()
-    assert expected_calibration_error(sure, torch.tensor([0, 1, 2]), 15) == 0
-    assert expected_calibration_error(sure, torch.tensor([1, 2, 0]), 15) == 1
-    fair = torch.tensor([[0.75, 0.25]] * 4).double()
-    assert expected_calibration_error(fair, torch.tensor([0, 0, 0, 1]), 15) == 0
-    # 0.5 closes the first of two bins: the gaps -0.5 and +0.3 of the two bins do not cancel.
-    edge = torch.tensor([[0.5, 0.3, 0.2], [0.7, 0.2, 0.1]]).double()
-    assert expected_calibration_error(edge, torch.tensor([1, 0]), 2) == pytest.approx(0.4)
-
-
-def test_robustness_without_a_radius_is_clean_error() -> None:
-    subject = trained()
-    clean = errors(subject.net, subject.data.batches("test"))["top1"]
-    scores = Robustness(fgsm=0, pgd=0, steps=2).evaluate(subject)
-    assert scores == {"fgsm": clean, "pgd": clean}
-
-
-def test_one_step_from_the_clean_image_is_fgsm() -> None:
-    scores = Robustness(fgsm=0.05, pgd=0.05, step=0.05, steps=1, random_start=False)
-    answer = scores.evaluate(trained())
-    assert answer["fgsm"] == answer["pgd"]
-
-
-@pytest.mark.parametrize("random_start", [False, True])
-def test_an_attack_stays_near_and_in_range_and_leaves_the_network_alone(random_start: bool) -> None:
-    subject = trained()
-    before = copy.deepcopy(subject.net.state_dict())
-    x, y = next(subject.data.batches("test"))
-    kept = x.clone()
-    z = attack(subject.net, x, y, 0.1, 0.04, 5, random_start)
-    assert x.equal(kept)
-    assert (z - x).abs().max() <= 0.1 + 1e-6
-    assert z.min() >= 0 and z.max() <= 1
-    assert not z.requires_grad
-    assert all(
-        a.equal(b) for a, b in zip(before.values(), subject.net.state_dict().values(), strict=True)
-    )
-
-
-def test_an_attack_reaches_the_worst_case_of_a_linear_model() -> None:
-    torch.manual_seed(0)
-    linear = nn.Linear(12, 2).double()
-    net = nn.Sequential(nn.Flatten(), linear)
-    x, y = torch.rand(50, 3, 2, 2).double() * 0.6 + 0.2, torch.randint(2, (50,))
-    sign = torch.where(y == 0, 1.0, -1.0).double()
-    slope = (linear.weight[0] - linear.weight[1]).detach()
-
-    def margin(z: Tensor) -> Tensor:
-        logits: Tensor = net(z).detach()
-        return sign * (logits[:, 0] - logits[:, 1])
-
-    z = attack(net, x, y, 0.1, 0.03, 10, random_start=True)
-    torch.testing.assert_close(margin(z), margin(x) - 0.1 * slope.abs().sum())
-
-
-def test_more_steps_hurt_more() -> None:
-    one = Robustness(fgsm=0.1, pgd=0.1, step=0.03, steps=1).evaluate(trained())["pgd"]
-    ten = Robustness(fgsm=0.1, pgd=0.1, step=0.03, steps=10).evaluate(trained())["pgd"]
-    assert ten > one
-
-
 @pytest.mark.parametrize(
     ("method", "terms"),
     [
@@ -227,8 +187,8 @@ def test_more_steps_hurt_more() -> None:
         (DenseMultiMix(n=100), 400),
     ],
 )
-def test_cost_counts_the_loss_terms(method: Method, terms: int) -> None:
-    scores = Cost(steps=2).evaluate(trained(method))
+def test_cost_counts_the_loss_terms(method: Method, terms: int, gallery: Gallery) -> None:
+    scores = Cost(steps=2).evaluate(trained(method, gallery))
     assert scores["terms"] == terms
     assert scores["speed"] > 0
     assert scores["memory"] > 50  # torch alone takes more

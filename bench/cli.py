@@ -21,6 +21,7 @@ from mixbench.bench.spec import BadInput, canonical, choose, find, names, resolv
 if TYPE_CHECKING:
     from mixbench.bench.cells import Run, Store
     from mixbench.bench.data import Source
+    from mixbench.bench.launch.local import Job
     from mixbench.bench.tables import Table
 
 MOST_WORKERS = 16  # more than one GPU can be fed by
@@ -46,6 +47,12 @@ def _of_a_table(command: Command) -> Command:
         click.option("--seeds", type=click.IntRange(min=1), help="Other than the table's."),
         click.option(
             "--setting", "settings", multiple=True, help="Other than the table's; several can be."
+        ),
+        click.option(
+            "--task",
+            "columns",
+            multiple=True,
+            help="Other than the table's: TASK or TASK:METRIC; several can be.",
         ),
         click.option("--only", is_flag=True, help="No rows but the METHODs."),
         click.argument("methods", metavar="[METHOD]...", nargs=-1),
@@ -92,7 +99,7 @@ def run(jobs: int, workers: int | None, device: str, data: Path, **chosen: Any) 
     missing = [Job(run, tuple(tasks)) for run, tasks in table.todo(store)]
     if missing:
         store.check_writable()
-        check({job.run.setting for job in missing}, lab)
+        check(_wanted(missing), lab)
     failed = launch(missing, lab, jobs) if missing else {}
     print(table.markdown(store), end="")
     for lost, why in failed.items():
@@ -140,6 +147,27 @@ def table(form: str, out: Path | None, **chosen: Any) -> None:
             path.write_text(text)
     except OSError as error:
         raise BadInput(f"{out} can't be written: {error.strerror}") from None
+
+
+@cli.command()
+@click.argument("figure", metavar="FIGURE")
+@_of_a_table
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Which run of each method.")
+@click.option(
+    "--out", type=_folder, show_default="FIGURE.svg", help="Where to; .svg, .png or .pdf."
+)
+def figure(figure: str, seed: int, out: Path | None, **chosen: Any) -> None:
+    """Draw FIGURE of a table's cells: reliability, landscape or projection.
+
+    The numbers that it shows are written beside it, with the suffix .csv.
+    """
+    from mixbench.bench.figures import draw
+
+    table, store = _table(**chosen)
+    out = out or Path(f"{figure}.svg")
+    for method, why in draw(figure, table, store, seed, out).items():
+        _complain(f"without {method}: {why}")
+    print(out)
 
 
 @cli.command()
@@ -327,6 +355,7 @@ def _table(
     methods: Sequence[str],
     only: bool,
     settings: Sequence[str],
+    columns: Sequence[str],
     seeds: int | None,
     results: Path,
 ) -> tuple["Table", "Store"]:
@@ -342,10 +371,20 @@ def _table(
     if settings:
         spelled = dict.fromkeys(str(Setting.parse(text)) for text in settings)
         table = replace(table, settings=tuple(spelled), caption=f"Rows and columns of `{name}`.")
+    if columns:
+        table = replace(table, columns=tuple(dict.fromkeys(columns)), caption=f"Rows of `{name}`.")
     for method in methods:
         if why := table.refusal(method):
             raise BadInput(f"{method}: {why}")
     return replace(table, seeds=seeds or table.seeds), Store(results)
+
+
+def _wanted(jobs: Sequence["Job"]) -> dict[str, list[str]]:
+    """The tasks that some run of a setting lacks, by setting."""
+    wanted: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        wanted.setdefault(job.run.setting, {}).update(dict.fromkeys(job.tasks))
+    return {setting: list(tasks) for setting, tasks in wanted.items()}
 
 
 def _state(run: "Run", table: "Table", store: "Store") -> str:

@@ -1,22 +1,29 @@
 """A table is a set of cells: rows are methods, columns are metrics of tasks in settings."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 
 import pandas as pd
 
 from mixbench.bench import cells
-from mixbench.bench.cells import Cell, Run, Store, task
+from mixbench.bench.cells import Cell, Record, Run, Store, task
 from mixbench.bench.runs import inapplicable
-from mixbench.bench.spec import canonical
+from mixbench.bench.spec import canonical, choose
 from mixbench.methods import Guided, Method
-from mixbench.tasks import Metric
+from mixbench.tasks import Metric, Task
 
 EPOCH_RULE = (
     "Networks are those of the last epoch; the best epoch and the median of the last ten "
     "are in the cells of `classification`."
 )
+WIDEST = 9
+"""How many columns of numbers are printed side by side."""
+
+Records = Mapping[Cell, Record]
+Reasons = Mapping[Cell, str]
+"""Why a task makes no sense for what a run trained."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,22 @@ class Column:
     @property
     def rule(self) -> Metric:
         return task(self.task).metrics[self.metric]
+
+
+def asked(column: str) -> tuple[str, list[str]]:
+    """The task that a column spells, in its canonical spelling, and the metrics.
+
+    "robustness" and "robustness,steps=7" stand for the main metrics, "robustness:pgd" for one; the
+    colon of folder:PATH is none of ours. Raises BadInput.
+    """
+    name, colon, metric = column.rpartition(":")
+    if not colon or "/" in metric or name.endswith(("folder", "folder-crop")):
+        name, metric = column, ""
+    spelled = canonical(name, "mixbench.tasks", Task)
+    metrics = task(spelled).metrics
+    if metric:
+        return spelled, [choose(metric, metrics, f"metric of {spelled}")]
+    return spelled, [each for each in metrics if metrics[each].main]
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,7 @@ class Table:
         return reasons[0] if all(reasons) else ""
 
     def tasks(self) -> list[str]:
-        return list(dict.fromkeys(ask.partition(":")[0] for ask in self.columns))
+        return list(dict.fromkeys(asked(column)[0] for column in self.columns))
 
     def runs(self) -> Iterator[Run]:
         """Seed by seed, so that a table cut short compares all methods on fewer seeds."""
@@ -70,27 +93,33 @@ class Table:
 
     def todo(self, store: Store) -> Iterator[tuple[Run, list[str]]]:
         """The runs that lack a cell, each with the tasks that it lacks."""
+        tasks = self.tasks()
         for run in self.runs():
             if inapplicable(run.setting, run.method):
                 continue
-            if missing := store.missing(run, self.tasks()):
+            if missing := store.missing(run, tasks):
                 yield run, missing
 
     def each_column(self) -> Iterator[Column]:
-        for setting, ask in product(self.settings, self.columns):
-            name, _, metric = ask.partition(":")
-            metrics = task(name).metrics
-            for each in [metric] if metric else [m for m in metrics if metrics[m].main]:
-                yield Column(setting, name, each)
+        for setting, column in product(self.settings, self.columns):
+            name, metrics = asked(column)
+            yield from (Column(setting, name, metric) for metric in metrics)
+
+    def records(self, store: Store) -> Records:
+        """Every cell that there is."""
+        wanted = [Cell(run, name) for run, name in product(self.runs(), self.tasks())]
+        read = ((cell, store.read(cell)) for cell in wanted)
+        return {cell: record for cell, record in read if record}
 
     def scores(self, store: Store) -> pd.DataFrame:
         """Every number there is, one a row: table, setting, method, task, metric, seed, value."""
+        return self._scores(self.records(store))
+
+    def _scores(self, records: Records) -> pd.DataFrame:
         rows = [
-            (self.name, run.setting, run.method, name, metric, run.seed, value)
-            for run in self.runs()
-            for name in self.tasks()
-            if (record := store.read(Cell(run, name)))
-            for metric, value in record["metrics"].items()
+            (self.name, cell.run.setting, cell.run.method, cell.task, metric, cell.run.seed, value)
+            for cell, record in records.items()
+            for metric, value in record.get("metrics", {}).items()
         ]
         names = ["table", "setting", "method", "task", "metric", "seed", "value"]
         return pd.DataFrame(rows, columns=names)
@@ -100,18 +129,29 @@ class Table:
         return text
 
     def markdown(self, store: Store) -> str:
-        scores = self.scores(store)
-        columns = list(self.each_column())
-        body = [_column(scores, column, self.methods, self.seeds) for column in columns]
+        """Grids of at most ``WIDEST`` columns, a task in one piece if it can be, and a legend."""
+        records = self.records(store)
+        scores = self._scores(records)
+        reasons = {c: r["inapplicable"] for c, r in records.items() if "inapplicable" in r}
+        grids = [self._grid(columns, scores, reasons) for columns in _side_by_side(self)]
+        return "\n".join([*grids, f"{self._legend(reasons)}\n"])
+
+    def _grid(self, columns: list[Column], scores: pd.DataFrame, reasons: Reasons) -> str:
+        body = [_column(scores, column, self.methods, self.seeds, reasons) for column in columns]
         rows = [list(row) for row in zip(self.methods, *body, strict=True)]
-        return f"{grid([self._heads(columns), *rows])}\n{self._legend()}\n"
+        return grid([self._heads(columns), *rows])
 
     def _heads(self, columns: list[Column]) -> list[str]:
         several = len(self.settings) > 1
-        titles = (f"{c.setting}: {c.rule.title}" if several else c.rule.title for c in columns)
+        titles = (f"{c.setting}: {self._title(c)}" if several else self._title(c) for c in columns)
         return ["method", *titles]
 
-    def _legend(self) -> str:
+    def _title(self, column: Column) -> str:
+        """That of the metric, and the task's spelling if the metric of another has the same."""
+        same = {c.task for c in self.each_column() if c.rule.title == column.rule.title}
+        return f"{column.rule.title} ({column.task})" if len(same) > 1 else column.rule.title
+
+    def _legend(self, reasons: Reasons) -> str:
         where = ", ".join(f"`{setting}`" for setting in self.settings)
         apart = [f"to `{s}`: `{m}`, {why}." for s, m, why in self.inapplicable()]
         helped = ", ".join(f"`{m}`" for m in self.methods if isinstance(cells.method(m), Guided))
@@ -125,10 +165,37 @@ class Table:
                 else ""
             )
             + "".join(f" Not applicable {each}" for each in apart)
+            + "".join(f" {each}" for each in _told(reasons, self.seeds))
         )
 
 
-def _column(scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: int) -> list[str]:
+def _told(reasons: Reasons, seeds: int) -> Iterator[str]:
+    """A sentence for each task and reason, with all methods, and of how many seeds it is true."""
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for cell, why in reasons.items():
+        found[cell.task, why][cell.run.method] += 1
+    for (name, why), methods in found.items():
+        listed = (
+            f"`{m}`" + (f" ({n} of {seeds})" if n < seeds else "") for m, n in methods.items()
+        )
+        yield f"No `{name}` of {', '.join(listed)}: {why}."
+
+
+def _side_by_side(table: Table) -> Iterator[list[Column]]:
+    """The columns in grids: what belongs to one task stays together where it fits."""
+    here: list[Column] = []
+    for _, some in groupby(table.each_column(), lambda column: (column.setting, column.task)):
+        block = list(some)
+        if here and len(here) + len(block) > WIDEST:
+            yield here
+            here = []
+        here += block
+    yield here
+
+
+def _column(
+    scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: int, reasons: Reasons
+) -> list[str]:
     """The text of a column, a row for each method."""
     here = scores[
         (scores.setting == column.setting)
@@ -138,10 +205,13 @@ def _column(scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: i
     groups = here.groupby("method").value
     means, stds, counts = groups.mean(), groups.std(), groups.count()
     form, marks = column.rule.form, _marks(means, column.rule)
+    refused = {(c.run.setting, c.run.method, c.task) for c in reasons}
     texts = []
     for method in methods:
         if method not in means:
-            texts.append("n/a" if inapplicable(column.setting, method) else "-")
+            never = inapplicable(column.setting, method)
+            apart = never or (column.setting, method, column.task) in refused
+            texts.append("n/a" if apart else "-")
             continue
         text = f"{means[method]:{form}}"
         text += f" ± {stds[method]:{form}}" if counts[method] > 1 else ""

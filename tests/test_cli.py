@@ -90,6 +90,44 @@ def test_rows_and_settings_can_be_other_than_the_tables(
     assert "baseline" not in printed
 
 
+def test_other_tasks_can_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["--task", "calibration:nll", "--task", "robustness,steps=1", "--task", "calibration"]
+    assert mixbench("todo", "tiny", *columns) == 0
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first == "digits/small,epochs=1/baseline/0: calibration robustness,steps=1"
+    assert mixbench("table", "tiny", *columns) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split("|")[2].strip() == "NLL, nats"
+    assert "Rows of `tiny`." in out
+
+
+def test_only_what_is_missing_has_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["--only", "mixup", "--device", "cpu", "--task", "robustness,steps=1"]
+    assert mixbench("run", "tiny", *rows) == 0
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    assert mixbench("run", "tiny", *rows, "--task", "calibration") == 0
+    capsys.readouterr()
+    assert mixbench("run", "tiny", *rows, "--task", "robustness,steps=2") == 2
+    assert "robustness,steps=2 can't be asked: robustness needs" in capsys.readouterr().err
+
+
+def test_a_figure_is_drawn_of_what_was_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = replace(TINY, methods=("mixup", "transmix"), columns=("landscape,pairs=20",))
+    monkeypatch.setattr(paper, "TABLES", {"tiny": mixed})
+    assert mixbench("run", "tiny", "--device", "cpu") == 0
+    capsys.readouterr()
+    assert mixbench("figure", "landscape", "tiny", "--out", "deep/a.svg") == 0
+    printed = capsys.readouterr()
+    assert printed.out == "deep/a.svg\n"
+    assert printed.err.startswith("mixbench: without transmix: not applicable, it needs")
+    assert (tmp_path / "deep/a.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "deep/a.csv").read_text().startswith("method,position,accuracy,confidence\n")
+
+
 @pytest.mark.parametrize("setting", ["digits/small", "folder:mine/small,batch=4,size=8"])
 def test_the_data_path_is_timed(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -175,7 +213,15 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("data speed digits/smal", "no network 'smal'"),
         ("run tiny --jobs 0", "0 is not in the range x>=1"),
         ("run tiny --seeds many", "'many' is not a valid integer"),
-        ("run stretched", "digits: 1297 training images can't fill a batch of 5000"),
+        ("run tiny --task classificaton", "no task 'classificaton'; did you mean classification"),
+        ("table tiny --task calibration:ecce", "no metric of calibration 'ecce'; did you mean"),
+        ("todo tiny --task calibration,bins=0", "bins: it should be greater than 0"),
+        ("run tiny --task ood", "ood can't be asked: data/odin/LSUN is missing; get it with"),
+        ("figure landscap tiny", "no figure 'landscap'; did you mean landscape"),
+        ("figure landscape tiny", "tiny has no column of landscape: add --task landscape"),
+        ("figure reliability tiny", "no calibration of seed 0): run `mixbench run tiny` first"),
+        ("figure reliability tiny --out a.jpg", "should end in .svg or .png or .pdf, unlike a.jpg"),
+        ("run stretched", "digits: 1037 training images can't fill a batch of 5000"),
         ("run cifar --data nowhere", "nowhere/cifar-100-python/train is missing"),
         ("table tiny --format latex", "'latex' is not one of"),
         ("table tiny --out file/table.md", "file/table.md can't be written"),

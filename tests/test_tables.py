@@ -9,8 +9,8 @@ import pytest
 from mixbench.bench.cells import Cell, Run, Store
 from mixbench.bench.paper import TABLES
 from mixbench.bench.settings import Setting
-from mixbench.bench.spec import canonical, names
-from mixbench.bench.tables import EPOCH_RULE, Table
+from mixbench.bench.spec import BadInput, canonical, names
+from mixbench.bench.tables import EPOCH_RULE, WIDEST, Table, asked
 from mixbench.methods import Method
 from mixbench.tasks import Task
 
@@ -87,6 +87,64 @@ def test_a_number_that_is_there_is_printed_whether_or_not_it_could_be_made_here(
     put(store, "transmix", 0, "classification", top1(5.0))
     table = replace(TABLE, methods=("transmix",), columns=("classification:top1",))
     assert "5.00" in table.markdown(store)
+
+
+def test_what_a_task_says_of_a_method_is_told_once(store: Store) -> None:
+    for method, seed in (("baseline", 0), ("baseline", 1), ("cutmix", 0)):
+        cell = Cell(Run("digits/small", method, seed), "cost")
+        store.publish(cell, cell.identity() | {"inapplicable": "it mixes nothing"})
+    table = replace(TABLE, columns=("cost:terms",))
+    lines = table.markdown(store).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:6]] == ["n/a", "-", "n/a", "-"]
+    assert lines[-1].endswith(
+        "No `cost` of `baseline` (2 of 3), `cutmix` (1 of 3): it mixes nothing."
+    )
+    assert table.csv(store).count("\n") == 1
+
+
+def test_many_columns_stand_in_several_grids_with_tasks_in_one_piece(tmp_path: Path) -> None:
+    tasks = ("cost", "calibration", "cost,steps=2", "robustness")
+    text = replace(TABLE, columns=tasks).markdown(Store(tmp_path))
+    heads = [line for line in text.splitlines() if line.startswith("| method")]
+    sizes = [len(asked(task)[1]) for task in tasks]
+    assert sum(sizes[:3]) <= WIDEST < sum(sizes)
+    assert [head.count("|") - 2 for head in heads] == [sum(sizes[:3]), sizes[3]]
+    assert text.count("| baseline ") == 2
+
+
+def test_headings_that_are_the_same_say_of_which_task_they_are(tmp_path: Path) -> None:
+    columns = ("robustness:pgd", "robustness,eps=0.5:pgd", "calibration:ece")
+    head = replace(TABLE, columns=columns).markdown(Store(tmp_path)).splitlines()[0]
+    assert [title.strip() for title in head.split("|")[2:-1]] == [
+        "PGD error, % (robustness)",
+        "PGD error, % (robustness,eps=0.5)",
+        "ECE, %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "task", "metrics"),
+    [
+        ("robustness", "robustness", ["fgsm", "pgd"]),
+        ("robustness,steps=20,eps=0.5", "robustness,eps=0.5", ["fgsm", "pgd"]),
+        ("classification:top5", "classification", ["top5"]),
+        ("ood,sets=folder:/a/b:fpr95", "ood,sets=folder:/a/b", ["fpr95"]),
+        ("ood,sets=folder:photos:auroc", "ood,sets=folder:photos", ["auroc"]),
+    ],
+)
+def test_a_column_is_a_task_or_a_metric_of_one(column: str, task: str, metrics: list[str]) -> None:
+    assert asked(column) == (task, metrics)
+
+
+@pytest.mark.parametrize("path", ["folder:/a/b", "folder:photos", "uniform+folder-crop:a"])
+def test_the_colon_before_a_path_is_not_that_of_a_metric(path: str) -> None:
+    task, metrics = asked(f"ood,sets={path}")
+    assert task == f"ood,sets={path}" and "auroc" in metrics
+
+
+def test_an_unknown_metric_is_named_with_its_like() -> None:
+    with pytest.raises(BadInput, match="no metric of classification 'top3'; did you mean top"):
+        asked("classification:top3")
 
 
 def test_methods_with_a_helper_are_marked(store: Store) -> None:
@@ -189,5 +247,6 @@ def test_a_declared_table_is_spelled_canonically_and_has_its_columns(name: str) 
 def test_the_quickstart_has_all_methods_and_all_tasks() -> None:
     quickstart: Any = TABLES["quickstart"]
     assert set(quickstart.methods) == set(names("mixbench.methods"))
-    assert set(quickstart.tasks()) == set(names("mixbench.tasks"))
+    asked_of = [task.partition(",")[0] for task in quickstart.tasks()]
+    assert sorted(asked_of) == names("mixbench.tasks")
     assert quickstart.methods[0] == "baseline"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from unittest.mock import patch
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from mixbench.bench.nets.preactresnet import small
 from mixbench.bench.nets.vit import smallvit
-from mixbench.methods import Net
+from mixbench.methods import Method, Net, Objective
+from mixbench.methods._criterion import Reduction
 from mixbench.methods.multimix import MultiMix
 
 CLASSES = 5
@@ -23,6 +25,34 @@ def tiny() -> Net:
 def tiny_vit() -> Net:
     """A vision transformer that sees 8 x 8 images as 16 tokens."""
     return smallvit(CLASSES, 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def home(method: Method) -> Net:
+    """A network that the method can be applied to."""
+    try:
+        method.check(net := tiny())
+    except ValueError:
+        method.check(net := tiny_vit())
+    return net
+
+
+def bound(method: Method, net: Net) -> Objective:
+    """The method's objective, with a teacher if it needs one."""
+    return method.objective(net, deepcopy(net) if method.teacher else None)
+
+
+@contextmanager
+def comparing(net: Net) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The logits and targets that the criterion of the network is called with."""
+    seen = []
+    criterion = net.criterion
+
+    def noted(logits: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> Tensor:
+        seen.append((logits, target))
+        return criterion(logits, target, reduction=reduction)
+
+    with patch.object(net, "criterion", noted):
+        yield seen
 
 
 def bare(d: int, head: nn.Module | None = None) -> Net:

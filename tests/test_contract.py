@@ -1,8 +1,7 @@
 """What holds for every method there is."""
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
@@ -11,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, assert_same, batch, tiny, tiny_vit
+from helpers import CLASSES, assert_same, batch, bound, comparing, home, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,7 +29,6 @@ from mixbench.methods import (
     Objective,
     bce_on_softmax,
 )
-from mixbench.methods._criterion import Reduction
 from mixbench.methods.baseline import Baseline
 
 PACKAGE = "mixbench.methods"
@@ -72,38 +70,10 @@ def short(method: Method) -> str:
     return type(method).__module__.rpartition(".")[2]
 
 
-def home(method: Method) -> Net:
-    """A network that the method can be applied to."""
-    try:
-        method.check(net := tiny())
-    except ValueError:
-        method.check(net := tiny_vit())
-    return net
-
-
-def bound(method: Method, net: Net) -> Objective:
-    """The method's objective, with a teacher if it needs one."""
-    return method.objective(net, deepcopy(net) if method.teacher else None)
-
-
 def seeded(objective: Objective, x: Tensor, y: Tensor, seed: int = 1) -> Tensor:
     torch.manual_seed(seed)
     loss: Tensor = objective(x, y)
     return loss
-
-
-@contextmanager
-def comparing(net: Net) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The logits and targets that the criterion of the network is called with."""
-    seen = []
-    criterion = net.criterion
-
-    def noted(logits: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> Tensor:
-        seen.append((logits, target))
-        return criterion(logits, target, reduction=reduction)
-
-    with patch.object(net, "criterion", noted):
-        yield seen
 
 
 def test_methods_are_found() -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from helpers import batch
 
-from mixbench.bench.cells import Store
+from mixbench.bench.cells import Run, Store
+from mixbench.bench.figures import draw
 from mixbench.bench.nets.preactresnet import Pixels, small
 from mixbench.bench.paper import TABLES
 from mixbench.bench.runs import inapplicable
 from mixbench.bench.spec import parse
-from mixbench.bench.tables import Table
+from mixbench.bench.tables import Table, asked
 from mixbench.methods import Method
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +24,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def committed(name: str) -> Table:
-    """The table without methods that somebody has only just added."""
+    """The table without methods and tasks that somebody has only just added."""
     table = TABLES[name]
     (setting,) = table.settings
     there = [m for m in table.methods if (ROOT / "results" / setting / m).exists()]
     there += [m for m in table.methods if inapplicable(setting, m)]
     assert len(there) >= min(len(table.methods), 17)
-    return replace(table, methods=tuple(m for m in table.methods if m in there))
+    methods = tuple(m for m in table.methods if m in there)
+    cells = Store(ROOT / "results").folder(Run(setting, "baseline", 0))
+    columns = tuple(c for c in table.columns if (cells / f"{asked(c)[0]}.json").exists())
+    assert len(columns) >= min(len(table.columns), 11)
+    return replace(table, methods=methods, columns=columns)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart-vit"])
@@ -38,6 +43,16 @@ def test_the_committed_tables_are_printed_from_the_committed_cells(name: str) ->
     assert table.markdown(store) == (ROOT / f"results/tables/{name}.md").read_text()
     assert table.csv(store) == (ROOT / f"results/tables/{name}.csv").read_text()
     assert not list(table.todo(store))
+
+
+@pytest.mark.parametrize("name", ["reliability", "landscape"])
+def test_the_committed_figures_are_drawn_from_the_committed_cells(
+    name: str, tmp_path: Path
+) -> None:
+    draw(name, committed("quickstart"), Store(ROOT / "results"), 0, tmp_path / "a.svg")
+    shown = (ROOT / f"results/figures/quickstart-{name}.csv").read_text()
+    assert (tmp_path / "a.csv").read_text() == shown
+    assert f"results/figures/quickstart-{name}.svg" in README
 
 
 def test_its_table_is_the_committed_one() -> None:

@@ -121,6 +121,10 @@ class Cell:
         return self.run.defaults() | {"task": _defaults(task(self.task))}
 
 
+def file_name(task: str) -> str:
+    return f"{quote(task, safe=',=+')}.json"
+
+
 class Store:
     """The results folder: RESULTS/<setting>/<method>/<seed>/<task>.json."""
 
@@ -132,7 +136,7 @@ class Store:
         return where / quote(run.method, safe=",=+") / str(run.seed)
 
     def path(self, cell: Cell) -> Path:
-        return self.folder(cell.run) / f"{quote(cell.task, safe=',=+')}.json"
+        return self.folder(cell.run) / file_name(cell.task)
 
     def read(self, cell: Cell) -> Record | None:
         """The cell's record. One that is damaged, foreign or stale is warned of, and is None."""

@@ -53,7 +53,8 @@ COLOURS = [INK, BLUE, ROSE, "#117733", SKY, "#882255", "#999933", "#aa4499", "#4
 """Black, and the muted scheme of Paul Tol (SRON/EPS/TN/09-002), which the colour-blind tell apart."""
 LINES = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (5, 1)))
 
-NEIGHBOURS = 15  # of UMAP, its default
+NEIGHBOURS, FEWEST = 15, 5
+"""Of UMAP: its default, and how many embeddings it can do with."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,14 @@ def draw(name: str, table: Table, store: Store, seed: int, out: Path) -> dict[st
     shown = {method: values for method, values in found.items() if not isinstance(values, str)}
     left_out = {method: why for method, why in found.items() if isinstance(why, str)}
     if not shown:
-        why = next(iter(left_out.values()))
-        raise BadInput(f"nothing to draw ({why}): run `mixbench run {table.name}` first")
+        raise BadInput(f"nothing to draw: {next(iter(left_out.values()))}; {_remedy(table, seed)}")
     _write(chart, shown, f"{setting}, seed {seed}", out)
     return left_out
+
+
+def _remedy(table: Table, seed: int) -> str:
+    more = f" and --seeds {seed + 1}" if seed >= table.seeds else ""
+    return f"`mixbench run {table.name}` makes cells, with the same METHODs and options{more}"
 
 
 def _setting(table: Table) -> str:
@@ -112,8 +117,8 @@ def _values(cell: Cell, takes: Sequence[str], store: Store) -> Values | str:
         return f"not applicable, {record['inapplicable']}"
     there = {**record["metrics"], **record.get("curves", {}), **store.arrays(cell)}
     if missing := [name for name in takes if name not in there]:
-        came = f"{cell.task} of seed {cell.run.seed} came without {', '.join(missing)}"
-        return f"{came}: delete its file to have it made again"
+        came = f"{store.path(cell)} came without {', '.join(missing)}"
+        return f"{came}: delete it to have it made again"
     return {name: np.asarray(there[name]) for name in takes}
 
 
@@ -180,7 +185,9 @@ def _landscape(figure: "Figure", shown: Mapping[str, Values]) -> tuple[str, pd.D
 def _projection(figure: "Figure", shown: Mapping[str, Values]) -> tuple[str, pd.DataFrame]:
     """Embeddings of test images of some classes, in two dimensions."""
     how, project = _projector()
-    flat = {method: project(values["figure_embeddings"]) for method, values in shown.items()}
+    flat = {
+        method: project(_enough(values["figure_embeddings"])) for method, values in shown.items()
+    }
     classes = {method: values["figure_classes"] for method, values in shown.items()}
     colours = dict(
         zip(np.unique(np.concatenate([*classes.values()])), cycle(COLOURS), strict=False)
@@ -203,6 +210,12 @@ def _projection(figure: "Figure", shown: Mapping[str, Values]) -> tuple[str, pd.
         for method, xy in flat.items()
     }
     return f"{how} of embeddings of test images", _numbers(numbers)
+
+
+def _enough(z: Array) -> Array:
+    if len(z) < FEWEST:
+        raise BadInput(f"a projection needs {FEWEST} embeddings or more, not {len(z)}")
+    return z
 
 
 def _projector() -> tuple[str, Callable[[Array], Array]]:

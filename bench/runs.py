@@ -18,6 +18,7 @@ from mixbench.bench.cells import (
     Record,
     Run,
     Store,
+    file_name,
     method,
     mismatch,
     setting,
@@ -34,8 +35,8 @@ from mixbench.methods import Net, bce_on_softmax
 from mixbench.tasks import Answer, Inapplicable, Measure, Reader, Trained, measured
 from mixbench.tasks.classification import errors
 
-LONGEST = 200
-"""The letters of a task's spelling, which is a file's name, in which some take more than one."""
+LONGEST = 240
+"""The letters of a cell's file name, for which most file systems have 255."""
 
 Report = Callable[[str, int, int], None]
 """Called with what a run is at, and how many of how many epochs are done."""
@@ -83,7 +84,7 @@ def ask_all(names: Iterable[str], training: "Training", lab: Lab, report: Report
         report(name, len(training.epochs), len(training.epochs))
         try:
             lab.store.publish(Cell(training.run, name), *ask(name, training, lab))
-        except Exception as error:  # whatever a task of the user's own may raise
+        except (Exception, SystemExit) as error:  # whatever a task of the user's own may raise
             failed[f"{name}: {one_line(error)}"] = format_exc()  # the error itself holds tensors
     if failed:
         unanswered = Unanswered("; ".join(failed))
@@ -158,15 +159,20 @@ def ask(name: str, training: "Training", lab: Lab) -> tuple[Record, Arrays]:
 
 
 def sorted_out(answer: Answer, name: str) -> tuple[Record, Arrays]:
-    """A task's answer as numbers and curves, for the cell, and arrays, which lie beside it."""
-    if missing := task(name).metrics.keys() - answer.keys():
-        raise LookupError(f"the answer has no {', '.join(sorted(missing))}")
-    arrays = {k: v.cpu().numpy() for k, v in answer.items() if isinstance(v, torch.Tensor)}
-    curves = {k: v for k, v in answer.items() if isinstance(v, list)}
-    metrics = {k: v for k, v in answer.items() if isinstance(v, int | float)}
-    for key, values in (curves | {k: [v] for k, v in metrics.items()}).items():
-        if lost := [value for value in values if not math.isfinite(value)]:
-            raise ArithmeticError(f"{key} is {lost[0]}")
+    """A task's answer as numbers and curves, for the cell, and arrays, which lie beside it.
+
+    Raises TypeError or ArithmeticError if it is none.
+    """
+    metrics: Record = {key: answer.get(key) for key in task(name).metrics}
+    rest = {key: value for key, value in answer.items() if key not in metrics}
+    arrays = {k: v.cpu().numpy() for k, v in rest.items() if isinstance(v, torch.Tensor)}
+    curves = {key: value for key, value in rest.items() if key not in arrays}
+    for key, value in (metrics | curves).items():
+        for number in value if key in curves and isinstance(value, list) else [value]:
+            if type(number) not in (int, float):
+                raise TypeError(f"{key} is a {type(number).__name__}, and should be a number")
+            if not math.isfinite(number):
+                raise ArithmeticError(f"{key} is {number}")
     return {"metrics": metrics} | ({"curves": curves} if curves else {}), arrays
 
 
@@ -265,14 +271,13 @@ def check(wanted: Mapping[str, Iterable[str]], lab: Lab) -> None:
 def check_tasks(names: Iterable[str], gallery: Gallery) -> None:
     """Raises BadInput if one of the tasks can't be asked."""
     for name in names:
-        if len(name) > LONGEST:
-            raise BadInput(
-                f"{name[:40]}... is {len(name)} letters long; {LONGEST} fit a file's name"
-            )
+        if len(file_name(name)) > LONGEST:
+            raise BadInput(f"{name[:40]}... makes too long a name of a file; use shorter paths")
         try:
             task(name).check(gallery)
-        except ValueError as error:
-            raise BadInput(f"{name} can't be asked: {one_line(BadInput(error))}") from None
+        except Exception as error:  # whatever a task of the user's own may raise
+            why = one_line(BadInput(error) if isinstance(error, ValueError) else error)
+            raise BadInput(f"{name} can't be asked: {why}") from None
 
 
 def has_bfloat16(device: torch.device) -> bool:

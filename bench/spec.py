@@ -23,7 +23,7 @@ class BadInput(ValueError):
     """One line for the user: what is wrong, and what would be right."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of what an error says, after its kind if that is not for the user."""
     said = (str(error).splitlines() or [""])[0]
     return said if isinstance(error, BadInput) else f"{type(error).__name__}: {said}"

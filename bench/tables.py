@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 
@@ -10,7 +11,7 @@ import pandas as pd
 from mixbench.bench import cells
 from mixbench.bench.cells import Cell, Record, Run, Store, task
 from mixbench.bench.runs import inapplicable
-from mixbench.bench.spec import canonical, choose
+from mixbench.bench.spec import BadInput, canonical, choose
 from mixbench.methods import Guided, Method
 from mixbench.tasks import Metric, Task
 
@@ -40,16 +41,20 @@ class Column:
 def asked(column: str) -> tuple[str, list[str]]:
     """The task that a column spells, in its canonical spelling, and the metrics.
 
-    "robustness" and "robustness,steps=7" stand for the main metrics, "robustness:pgd" for one; the
-    colon of folder:PATH is none of ours. Raises BadInput.
+    "robustness" and "robustness,steps=7" stand for the main metrics, "robustness:pgd" for one. A
+    colon may also be one of folder:PATH. Raises BadInput.
     """
+    for i in [i for i, letter in enumerate(column) if letter == ":"]:
+        with suppress(BadInput):
+            spelled = canonical(column[:i], "mixbench.tasks", Task)
+            if column[i + 1 :] in task(spelled).metrics:
+                return spelled, [column[i + 1 :]]
     name, colon, metric = column.rpartition(":")
-    if not colon or "/" in metric or name.endswith(("folder", "folder-crop")):
-        name, metric = column, ""
-    spelled = canonical(name, "mixbench.tasks", Task)
+    if colon and "/" not in metric and not name.endswith(("folder", "folder-crop")):
+        spelled = canonical(name, "mixbench.tasks", Task)
+        choose(metric, task(spelled).metrics, f"metric of {spelled}")
+    spelled = canonical(column, "mixbench.tasks", Task)
     metrics = task(spelled).metrics
-    if metric:
-        return spelled, [choose(metric, metrics, f"metric of {spelled}")]
     return spelled, [each for each in metrics if metrics[each].main]
 
 

@@ -172,7 +172,9 @@ class Intrusion(Task):
             raw.append(intrusion(z, mixed, clean, labels))
             normalised.append(intrusion(F.normalize(z), mixed, F.normalize(clean), labels))
         if not raw:
-            raise Inapplicable("no prediction is compared with a target of two or more classes")
+            raise Inapplicable(
+                "it is not seen to compare a prediction with a target of two or more classes"
+            )
         distances = torch.stack([torch.cat(raw), torch.cat(normalised)]).double()
         skipped = distances[0].isinf()
         if skipped.all():

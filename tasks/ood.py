@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -91,6 +92,16 @@ def knn(z: Tensor, train: Tensor, k: int) -> Tensor:
     return -F.pairwise_distance(z.double(), train[torch.cat(kth)].double(), eps=0)
 
 
+def _absolute(name: str) -> str:
+    """The name of a set; that of a folder with its path in the one way that is true everywhere."""
+    kind, colon, path = name.partition(":")
+    if not colon and "/" not in name:
+        return name
+    if not path or not path.isprintable():
+        raise ValueError("Input should be a set of images of other classes, or folder:PATH")
+    return f"{kind}:{Path(path).expanduser().resolve()}"
+
+
 @dataclass(frozen=True)
 class OOD(Task):
     """Detection of images of ``sets`` among test images, and the mean over the sets.
@@ -103,7 +114,9 @@ class OOD(Task):
         CIFAR-100.
     """
 
-    sets: Annotated[tuple[str, ...], AfterValidator(distinct)] = (
+    sets: Annotated[
+        tuple[Annotated[str, AfterValidator(_absolute)], ...], AfterValidator(distinct)
+    ] = (
         "lsun-crop",
         "lsun-resize",
         "isun",

@@ -4,7 +4,6 @@ The attacks are torchattacks', which is imported where it is used: it pins an ol
 """
 
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -88,8 +87,11 @@ class Robustness(Task):
     def check(self, data: Data) -> None:
         if self.norm != "linf" and "fgsm" in self.attacks:
             raise ValueError(f"fgsm is an attack of linf, not of {self.norm}; try attacks=pgd")
-        if find_spec("torchattacks") is None:
-            raise ValueError("robustness needs torchattacks: pip install 'mixbench[attacks]'")
+        try:
+            import torchattacks  # noqa: F401
+        except ImportError as error:
+            install = "pip install 'mixbench[attacks]'"
+            raise ValueError(f"robustness needs torchattacks: {install} ({error})") from None
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
         net, seed = trained.net.requires_grad_(False), drawn_seed()

@@ -219,7 +219,7 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("run tiny --task ood", "ood can't be asked: data/odin/LSUN is missing; get it with"),
         ("figure landscap tiny", "no figure 'landscap'; did you mean landscape"),
         ("figure landscape tiny", "tiny has no column of landscape: add --task landscape"),
-        ("figure reliability tiny", "no calibration of seed 0): run `mixbench run tiny` first"),
+        ("figure reliability tiny", "no calibration of seed 0; `mixbench run tiny` makes cells"),
         ("figure reliability tiny --out a.jpg", "should end in .svg or .png or .pdf, unlike a.jpg"),
         ("run stretched", "digits: 1037 training images can't fill a batch of 5000"),
         ("run cifar --data nowhere", "nowhere/cifar-100-python/train is missing"),

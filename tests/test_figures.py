@@ -176,9 +176,9 @@ def test_methods_without_a_cell_are_named_with_the_reason(store: Store, tmp_path
     assert left_out["cutmix"] == "no landscape of seed 0"
     assert left_out["transmix"].startswith("not applicable, it needs the class token's attention")
     assert left_out["manifold"] == "not applicable, there is no layer to mix"
+    path = store.path(Cell(Run("digits/small", "augmix", 0), "landscape"))
     assert left_out["augmix"] == (
-        "landscape of seed 0 came without accuracy, confidence: "
-        "delete its file to have it made again"
+        f"{path} came without accuracy, confidence: delete it to have it made again"
     )
     assert set(pd.read_csv(tmp_path / "a.csv").method) == {"baseline", "mixup"}
 
@@ -187,13 +187,15 @@ def test_methods_without_a_cell_are_named_with_the_reason(store: Store, tmp_path
 def test_a_cell_whose_arrays_were_left_behind_is_named(store: Store, tmp_path: Path) -> None:
     put(store, "cutmix", "embedding")
     left_out = draw("projection", TABLE.add("cutmix"), store, 0, tmp_path / "a.svg")
-    assert "embedding of seed 0 came without figure_embeddings" in left_out["cutmix"]
+    assert "embedding.json came without figure_embeddings" in left_out["cutmix"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_to_draw_says_what_to_run(name: str, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"of seed 1.*run `mixbench run tiny` first"):
-        draw(name, TABLE, store, 1, tmp_path / "a.svg")
+    with pytest.raises(
+        BadInput, match=r"of seed 3; `mixbench run tiny` makes cells, with .* --seeds 4$"
+    ):
+        draw(name, TABLE, store, 3, tmp_path / "a.svg")
     assert not (tmp_path / "a.svg").exists()
 
 

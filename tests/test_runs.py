@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -202,7 +203,11 @@ def test_an_answer_is_parted_into_metrics_curves_and_arrays(
     [
         ({"good": math.nan}, ArithmeticError, "good is nan"),
         ({"good": 1.0, "curve": [1.0, math.inf]}, ArithmeticError, "curve is inf"),
-        ({"better": 1.0}, LookupError, "the answer has no good"),
+        ({"better": 1.0}, TypeError, "good is a NoneType, and should be a number"),
+        ({"good": torch.ones(())}, TypeError, "good is a Tensor, and should be a number"),
+        ({"good": [1.0]}, TypeError, "good is a list, and should be a number"),
+        ({"good": np.float64(1)}, TypeError, "good is a float64, and should be a number"),
+        ({"good": 1.0, "curve": np.ones(2)}, TypeError, "curve is a ndarray, and should be"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(

@@ -129,17 +129,18 @@ def test_headings_that_are_the_same_say_of_which_task_they_are(tmp_path: Path) -
         ("robustness,steps=20,eps=0.5", "robustness,eps=0.5", ["fgsm", "pgd"]),
         ("classification:top5", "classification", ["top5"]),
         ("ood,sets=folder:/a/b:fpr95", "ood,sets=folder:/a/b", ["fpr95"]),
-        ("ood,sets=folder:photos:auroc", "ood,sets=folder:photos", ["auroc"]),
+        ("ood,sets=folder:/a/b:auroc_folder:/a/b", "ood,sets=folder:/a/b", ["auroc_folder:/a/b"]),
     ],
 )
 def test_a_column_is_a_task_or_a_metric_of_one(column: str, task: str, metrics: list[str]) -> None:
     assert asked(column) == (task, metrics)
 
 
-@pytest.mark.parametrize("path", ["folder:/a/b", "folder:photos", "uniform+folder-crop:a"])
-def test_the_colon_before_a_path_is_not_that_of_a_metric(path: str) -> None:
-    task, metrics = asked(f"ood,sets={path}")
-    assert task == f"ood,sets={path}" and "auroc" in metrics
+@pytest.mark.parametrize("colon", ["folder:", "uniform+folder-crop:"])
+@pytest.mark.parametrize("path", ["/a/b", "photos", "./photos/"])
+def test_the_colon_before_a_path_is_not_that_of_a_metric(colon: str, path: str) -> None:
+    task, metrics = asked(f"ood,sets={colon}{path}")
+    assert task == f"ood,sets={colon}{Path(path).resolve()}" and "auroc" in metrics
 
 
 def test_an_unknown_metric_is_named_with_its_like() -> None:

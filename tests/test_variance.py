@@ -116,6 +116,8 @@ def test_draws_are_of_the_same_state() -> None:
     """A method that learns from each batch, such as one with a pool, is not another in each draw."""
 
     class Learning(Linear):
+        seen: Tensor
+
         def __init__(self) -> None:
             super().__init__(lambda x: x.mean(0) * self.seen)
             self.register_buffer("seen", torch.ones(()))

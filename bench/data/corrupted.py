@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -97,12 +97,17 @@ def _generated(root: Path, clean: torch.Tensor, corruption: str, severity: int) 
     """Made once, and mapped copy on write after that; kept nowhere if it can't be written."""
     file = root / KEPT / _key(clean) / f"{corruption}-{severity}.npy"
     pixels = _cached.mapped(file)
-    if pixels is None:
+    if not _like(pixels, (len(clean), 3, *clean.shape[2:])):
         pixels = corrupt(clean.expand(-1, 3, -1, -1), corruption, severity).numpy()
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             _cached.keep(pixels, file)
     return torch.from_numpy(pixels)
+
+
+def _like(pixels: object, shape: tuple[int, ...]) -> TypeGuard[NDArray[np.uint8]]:
+    """Whether it is an array of images, of that shape."""
+    return isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == shape
 
 
 def _key(clean: torch.Tensor) -> str:

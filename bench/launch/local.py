@@ -55,6 +55,7 @@ class Pool:
         self.lab, self.at_once, self.show = lab, at_once, show
         self.waiting = deque(jobs)
         self.working: dict[Connection, tuple[Job, BaseProcess]] = {}
+        self.doing: dict[Connection, str] = {}
         self.failed: dict[Run, str] = {}
         self.context = _context({setting(job.run.setting).data for job in self.waiting})
 
@@ -91,8 +92,10 @@ class Pool:
             kind, *content = pipe.recv()
         except (EOFError, OSError):
             process.join()
-            kind, content = "failed", [f"its process ended with exit code {process.exitcode}"]
+            ended = f"its process ended with exit code {process.exitcode}"
+            kind, content = "failed", [f"{ended}, at {self.doing.get(pipe, 'its start')}"]
         if kind == "at":
+            self.doing[pipe] = content[0]
             self.show.at(str(job.run), *content)
             return
         if kind == "warned":

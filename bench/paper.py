@@ -6,7 +6,11 @@ from mixbench.bench.tables import Table
 METHODS = tuple(sorted(names("mixbench.methods"), key=lambda name: (name != "baseline", name)))
 TASKS = tuple(sorted(names("mixbench.tasks"), key=lambda name: (name != "classification", name)))
 
-DIGITS = {"ood": "ood,sets=photographs+uniform+gaussian", "variance": "variance,batches=50"}
+DIGITS = {
+    "intrusion": "intrusion,batches=20",
+    "ood": "ood,sets=photographs+uniform+gaussian",
+    "variance": "variance,batches=25",
+}
 CIFAR100 = {"corruption": "corruption,source=published"}
 """What tasks look at, where it is not what they look at by default."""
 

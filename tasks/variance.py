@@ -42,7 +42,7 @@ class Variance(Task):
         "interpolation": Metric(
             "gradient variance, of interpolation", "neither", ".3g", main=False
         ),
-        "share": Metric("share of interpolation in gradient variance, %", "neither", ".3g"),
+        "share": Metric("share of interpolation in gradient variance, %", "neither", ".1f"),
     }
 
     def evaluate(self, trained: Trained) -> dict[str, float]:

@@ -36,7 +36,7 @@ TABLES = {
         ),
         Table(
             name="cifar100",
-            caption="All methods and all tasks on CIFAR-100, by the recipe of the papers' Table 2.",
+            caption="All methods and tasks on CIFAR-100, by the recipe of the papers' Table 2.",
             settings=("cifar100/preactresnet18",),
             methods=METHODS,
             columns=tuple(CIFAR100.get(t, t) for t in TASKS if t not in WITH_HOLDOUT),

@@ -9,30 +9,25 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from mixbench.tasks import Metric, Task, Trained, endless, measured
+from mixbench.tasks import Metric, Task, Trained, Watching, endless, measured
 
 CRITERIA = {F.cross_entropy, F.binary_cross_entropy, F.binary_cross_entropy_with_logits}
 
 
-class LossTerms(TorchFunctionMode):
+class LossTerms(Watching):
     """Counts the predictions that ``CRITERIA`` compare with targets, wherever they are called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         if func in CRITERIA:
             self.count += args[0].numel() // args[0].shape[1]
-        return func(*args, **(kwargs or {}))
+        return super().called(func, args, kwargs)
 
 
 @dataclass(frozen=True)

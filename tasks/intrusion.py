@@ -13,9 +13,8 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from mixbench.tasks import Inapplicable, Metric, Task, Trained, endless
+from mixbench.tasks import Inapplicable, Metric, Task, Trained, Watching, endless
 from mixbench.tasks.cost import CRITERIA
 
 TINY = 1e-6  # what rounding leaves of a weight of zero
@@ -69,7 +68,7 @@ class _Linear(nn.Linear):
     """A head that is not known to be affine: methods mix what enters it, not what leaves it."""
 
 
-class Mixtures(TorchFunctionMode):
+class Mixtures(Watching):
     """Sees what enters a head, and by ``CRITERIA``, with which targets it is compared.
 
     The head is changed: the network should be a copy.
@@ -100,16 +99,12 @@ class Mixtures(TorchFunctionMode):
         mixed = torch.zeros_like(logits, dtype=torch.bool)
         self.calls.append(_Call(args[0].detach().flatten(0, -2).float(), logits, mixed))
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         if func in CRITERIA:
             self._compare(*args[:2])
-        return func(*args, **(kwargs or {}))
+        return super().called(func, args, kwargs)
 
     def _compare(self, prediction: Tensor, target: Tensor) -> None:
         """Note the classes of targets (n, c), or of labels (n,), of predictions (n, c)."""

@@ -10,9 +10,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from mixbench.tasks import Inapplicable, Metric, Task, Trained, endless
+from mixbench.tasks import Inapplicable, Metric, Task, Trained, Watching, endless
 
 Several = Annotated[int, Field(ge=2)]
 
@@ -73,25 +72,20 @@ class Variance(Task):
         return spread
 
 
-class SamePartners(TorchFunctionMode):
+class SamePartners(Watching):
     """Draws permutations of ``b`` as they were ``drawn`` before, in this order; new ones join them."""
 
     def __init__(self, b: int, drawn: list[Tensor]) -> None:
         super().__init__()
         self.b, self.drawn, self.asked = b, drawn, 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def called(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
         if func is not torch.randperm or self.b not in (*args[:1], kwargs.get("n")):
-            return func(*args, **kwargs)
+            return super().called(func, args, kwargs)
         if self.asked == len(self.drawn):
-            self.drawn.append(func(*args, **kwargs))
+            self.drawn.append(super().called(func, args, kwargs))
         self.asked += 1
         return self.drawn[self.asked - 1].clone()
 

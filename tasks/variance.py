@@ -47,10 +47,11 @@ class Variance(Task):
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """Raises Inapplicable if all gradients are equal."""
         objective = trained.objective.train()
+        state = deepcopy(objective.state_dict())  # of a pool, say, which each loss adds to
         means, within = Spread(), 0.0
         with closing(endless(trained.data)) as batches:
             for x, y in islice(batches, self.batches):
-                draws = self.gradients(objective, x, y)
+                draws = self.gradients(objective, state, x, y)
                 means.add(draws.mean)
                 within += draws.variance
         interpolation = within / self.batches
@@ -61,14 +62,16 @@ class Variance(Task):
         share = 100 * interpolation / total
         return {"total": total, "pair": pair, "interpolation": interpolation, "share": share}
 
-    def gradients(self, objective: nn.Module, x: Tensor, y: Tensor) -> "Spread":
-        """The gradients of ``draws`` losses of the same pairs."""
-        spread, drawn, state = Spread(), list[Tensor](), deepcopy(objective.state_dict())
+    def gradients(
+        self, objective: nn.Module, state: Mapping[str, Any], x: Tensor, y: Tensor
+    ) -> "Spread":
+        """The gradients of ``draws`` losses of the same pairs, each from the same state."""
+        spread, drawn = Spread(), list[Tensor]()
         for _ in range(self.draws):
+            objective.load_state_dict(state)
             with SamePartners(len(x), drawn):
                 loss = objective(x, y)
             spread.add(gradient(loss, objective))
-            objective.load_state_dict(state)
         return spread
 
 

@@ -170,12 +170,19 @@ class Store:
     def _beside(self, cell: Cell) -> Path:
         return self.path(cell).with_suffix(".npz")
 
+    def kept(self, cell: Cell) -> Path:
+        """The file of what a task keeps until its cell is there."""
+        return self.path(cell).with_suffix(".pt")
+
     def missing(self, run: Run, tasks: Iterable[str]) -> list[str]:
         """Those of the tasks that have no cell."""
         return [task for task in tasks if self.read(Cell(run, task)) is None]
 
     def publish(self, cell: Cell, record: Record, arrays: Arrays = EMPTY) -> None:
-        """Write a cell, and what lies beside it first, so that a cell that is there is whole."""
+        """Write a cell, and what lies beside it first, so that a cell that is there is whole.
+
+        What its task kept until then is removed.
+        """
         if arrays:
             np.savez_compressed(content := BytesIO(), **arrays)  # type: ignore[arg-type]
             record = record | {"beside": _digest(content.getvalue())}
@@ -183,6 +190,7 @@ class Store:
                 path.write_bytes(content.getvalue())
         with written_aside(self.path(cell)) as path:
             path.write_text(json.dumps(record, indent=1) + "\n")
+        self.kept(cell).unlink(missing_ok=True)
 
     @contextmanager
     def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
@@ -267,7 +275,8 @@ def _flat(tree: object, path: str = "") -> dict[str, Any]:
 def malformed(record: Record, cell: Cell) -> str:
     """What keeps a record's metrics from being the numbers of this cell; else ''.
 
-    A task that does not apply to what was trained has none, and says why.
+    A task that does not apply to what was trained has none, and says why. A metric that is
+    undefined is null.
     """
     if isinstance(record.get("inapplicable"), str):
         return ""
@@ -275,10 +284,16 @@ def malformed(record: Record, cell: Cell) -> str:
     if not isinstance(metrics, dict):
         return "it has no metrics"
     for name in task(cell.task).metrics:
-        value = metrics.get(name)
-        if not isinstance(value, int | float) or not abs(value) < math.inf:
+        if name not in metrics:
+            return f"it has no {name}"
+        value = metrics[name]
+        if value is not None and not _finite(value):
             return f"its {name} is {value!r}, not a number"
     return ""
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < math.inf
 
 
 @contextmanager

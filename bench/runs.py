@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from traceback import format_exc
+from typing import Any
 
 import torch
 
@@ -32,14 +33,22 @@ from mixbench.bench.provenance import provenance
 from mixbench.bench.settings import Recipe, Setting
 from mixbench.bench.spec import BadInput, one_line
 from mixbench.methods import Net, bce_on_softmax
-from mixbench.tasks import Answer, Inapplicable, Measure, Reader, Trained, measured
+from mixbench.tasks import (
+    Answer,
+    Inapplicable,
+    Measure,
+    Reader,
+    Trained,
+    Workplace,
+    measured,
+)
 from mixbench.tasks.classification import errors
 
 LONGEST = 240
 """The letters of a cell's file name, for which most file systems have 255."""
 
 Report = Callable[[str, int, int], None]
-"""Called with what a run is at, and how many of how many epochs are done."""
+"""Called with what a run is at, and how much of how much of it is done, such as epochs."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def ask_all(names: Iterable[str], training: "Training", lab: Lab, report: Report
     for name in names:
         report(name, len(training.epochs), len(training.epochs))
         try:
-            lab.store.publish(Cell(training.run, name), *ask(name, training, lab))
+            lab.store.publish(Cell(training.run, name), *ask(name, training, lab, report))
         except (Exception, SystemExit) as error:  # whatever a task of the user's own may raise
             failed[f"{name}: {one_line(error)}"] = format_exc()  # the error itself holds tensors
     if failed:
@@ -137,12 +146,15 @@ def resume(run: Run, lab: Lab, path: Path) -> "Training":
     return Training(run, lab)
 
 
-def ask(name: str, training: "Training", lab: Lab) -> tuple[Record, Arrays]:
+def ask(
+    name: str, training: "Training", lab: Lab, report: Report = silent
+) -> tuple[Record, Arrays]:
     """The record of one task, asked of a copy of what was trained, and what lies beside it.
 
     Its cost holds that of the sets of images that no task before it has read; they are named.
     """
-    trained = training.trained()
+    cell = Cell(training.run, name)
+    trained = training.trained(Desk(cell, lab, report))
     before = set(trained.outputs.seconds)
     with reproducible(training.run.seed, lab.device), measured(lab.device) as measure:
         try:
@@ -150,7 +162,7 @@ def ask(name: str, training: "Training", lab: Lab) -> tuple[Record, Arrays]:
         except Inapplicable as why:
             content, arrays = {"inapplicable": one_line(BadInput(why))}, {}
     read = {k: v for k, v in trained.outputs.seconds.items() if k not in before}
-    return Cell(training.run, name).identity() | content | {
+    return cell.identity() | content | {
         "made": {
             "training": training.made,
             "task": provenance(lab.device) | asdict(measure) | {"seconds_of_reading": read},
@@ -161,19 +173,66 @@ def ask(name: str, training: "Training", lab: Lab) -> tuple[Record, Arrays]:
 def sorted_out(answer: Answer, name: str) -> tuple[Record, Arrays]:
     """A task's answer as numbers and curves, for the cell, and arrays, which lie beside it.
 
-    Raises TypeError or ArithmeticError if it is none.
+    A curve is a number or a list, of numbers or of words. Raises TypeError or ArithmeticError if
+    it is no answer.
     """
-    metrics: Record = {key: answer.get(key) for key in task(name).metrics}
+    expected = task(name).metrics
+    if absent := [key for key in expected if key not in answer]:
+        raise TypeError(f"there is no {' and no '.join(absent)} in the answer")
+    metrics: Record = {key: answer[key] for key in expected}
     rest = {key: value for key, value in answer.items() if key not in metrics}
     arrays = {k: v.cpu().numpy() for k, v in rest.items() if isinstance(v, torch.Tensor)}
     curves = {key: value for key, value in rest.items() if key not in arrays}
-    for key, value in (metrics | curves).items():
-        for number in value if key in curves and isinstance(value, list) else [value]:
+    defined = {key: value for key, value in metrics.items() if value is not None}
+    numbers = {key: value for key, value in curves.items() if not _are_words(value)}
+    for key, value in (defined | numbers).items():
+        for number in value if key in numbers and isinstance(value, list) else [value]:
             if type(number) not in (int, float):
                 raise TypeError(f"{key} is a {type(number).__name__}, and should be a number")
             if not math.isfinite(number):
                 raise ArithmeticError(f"{key} is {number}")
     return {"metrics": metrics} | ({"curves": curves} if curves else {}), arrays
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+@dataclass(frozen=True)
+class Desk(Workplace):
+    """Where a task works on its cell; what it keeps lies beside it."""
+
+    cell: Cell
+    lab: Lab
+    tell: Report = silent
+
+    @property
+    def workers(self) -> int:
+        return self.lab.workers
+
+    def report(self, doing: str, done: int, total: int) -> None:
+        self.tell(f"{self.cell.task}: {doing}", done, total)
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Keep numbers and tensors until the cell is there."""
+        with written_aside(self.lab.store.kept(self.cell)) as aside:
+            torch.save(self.cell.identity() | {"kept": dict(state)}, aside)
+
+    def kept(self) -> dict[str, Any] | None:
+        """What was kept last, on the host; None if nothing was, or it is not of this cell."""
+        path = self.lab.store.kept(self.cell)
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            problem = mismatch(state, self.cell)
+        except Exception as error:  # a damaged file can raise anything
+            problem = one_line(error)
+        if problem:
+            warn(path, problem)
+            return None
+        kept: dict[str, Any] = state["kept"]
+        return kept
 
 
 class Training:
@@ -218,10 +277,11 @@ class Training:
         self.schedule.step()
         return torch.stack(losses).mean().item()
 
-    def trained(self) -> Trained:
+    def trained(self, workplace: Workplace) -> Trained:
         """A copy for a task to look at, and to do with as it likes."""
         objective = copy.deepcopy(self.objective).eval()
-        return Trained(objective.net, objective, self.gallery, tuple(self.epochs), self.outputs)
+        seen = self.gallery, tuple(self.epochs), self.outputs
+        return Trained(objective.net, objective, *seen, workplace)
 
     @cached_property
     def outputs(self) -> Reader:

@@ -1,5 +1,6 @@
 """A table is a set of cells: rows are methods, columns are metrics of tasks in settings."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,9 @@ Records = Mapping[Cell, Record]
 Reasons = Mapping[Cell, str]
 """Why a task makes no sense for what a run trained."""
 
+BEFORE_PATH = re.compile("[=+](folder|folder-crop|voc|coco)$")
+"""What the colon of a path follows."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -38,11 +42,15 @@ class Column:
         return task(self.task).metrics[self.metric]
 
 
+Blanks = set[tuple[Column, str]]
+"""Where there is no number to be had: columns and methods."""
+
+
 def asked(column: str) -> tuple[str, list[str]]:
     """The task that a column spells, in its canonical spelling, and the metrics.
 
     "robustness" and "robustness,steps=7" stand for the main metrics, "robustness:pgd" for one. A
-    colon may also be one of folder:PATH. Raises BadInput.
+    colon may also be one of folder:PATH or voc:PATH. Raises BadInput.
     """
     for i in [i for i, letter in enumerate(column) if letter == ":"]:
         with suppress(BadInput):
@@ -50,7 +58,7 @@ def asked(column: str) -> tuple[str, list[str]]:
             if column[i + 1 :] in task(spelled).metrics:
                 return spelled, [column[i + 1 :]]
     name, colon, metric = column.rpartition(":")
-    if colon and "/" not in metric and not name.endswith(("folder", "folder-crop")):
+    if colon and "/" not in metric and not BEFORE_PATH.search(name):
         spelled = canonical(name, "mixbench.tasks", Task)
         choose(metric, task(spelled).metrics, f"metric of {spelled}")
     spelled = canonical(column, "mixbench.tasks", Task)
@@ -125,6 +133,7 @@ class Table:
             (self.name, cell.run.setting, cell.run.method, cell.task, metric, cell.run.seed, value)
             for cell, record in records.items()
             for metric, value in record.get("metrics", {}).items()
+            if value is not None
         ]
         names = ["table", "setting", "method", "task", "metric", "seed", "value"]
         return pd.DataFrame(rows, columns=names)
@@ -136,27 +145,29 @@ class Table:
     def markdown(self, store: Store) -> str:
         """Grids of at most ``WIDEST`` columns, a task in one piece if it can be, and a legend."""
         records = self.records(store)
-        scores = self._scores(records)
-        reasons = {c: r["inapplicable"] for c, r in records.items() if "inapplicable" in r}
-        grids = [self._grid(columns, scores, reasons) for columns in _side_by_side(self)]
-        return "\n".join([*grids, f"{self._legend(reasons)}\n"])
+        scores, blanks = self._scores(records), set(_blanks(records))
+        grids = [self._grid(columns, scores, blanks) for columns in _side_by_side(self)]
+        return "\n".join([*grids, f"{self._legend(records)}\n"])
 
-    def _grid(self, columns: list[Column], scores: pd.DataFrame, reasons: Reasons) -> str:
-        body = [_column(scores, column, self.methods, self.seeds, reasons) for column in columns]
+    def _grid(self, columns: list[Column], scores: pd.DataFrame, blanks: Blanks) -> str:
+        body = [_column(scores, column, self.methods, self.seeds, blanks) for column in columns]
         rows = [list(row) for row in zip(self.methods, *body, strict=True)]
-        return grid([self._heads(columns), *rows])
+        return grid([["method", *map(self._head, columns)], *rows])
 
-    def _heads(self, columns: list[Column]) -> list[str]:
-        several = len(self.settings) > 1
-        titles = (f"{c.setting}: {self._title(c)}" if several else self._title(c) for c in columns)
-        return ["method", *titles]
+    def _head(self, column: Column) -> str:
+        title = self._title(column)
+        return f"{column.setting}: {title}" if len(self.settings) > 1 else title
 
     def _title(self, column: Column) -> str:
         """That of the metric, and the task's spelling if the metric of another has the same."""
         same = {c.task for c in self.each_column() if c.rule.title == column.rule.title}
         return f"{column.rule.title} ({column.task})" if len(same) > 1 else column.rule.title
 
-    def _legend(self, reasons: Reasons) -> str:
+    def _legend(self, records: Records) -> str:
+        reasons = {c: r["inapplicable"] for c, r in records.items() if "inapplicable" in r}
+        numbers = {cell: record for cell, record in records.items() if cell not in reasons}
+        undefined = {column for column, _ in _blanks(numbers)}
+        heads = ", ".join(self._head(c) for c in self.each_column() if c in undefined)
         where = ", ".join(f"`{setting}`" for setting in self.settings)
         apart = [f"to `{s}`: `{m}`, {why}." for s, m, why in self.inapplicable()]
         helped = ", ".join(f"`{m}`" for m in self.methods if isinstance(cells.method(m), Guided))
@@ -171,7 +182,17 @@ class Table:
             )
             + "".join(f" Not applicable {each}" for each in apart)
             + "".join(f" {each}" for each in _told(reasons, self.seeds))
+            + (f" Undefined for what was looked at: {heads}." if heads else "")
         )
+
+
+def _blanks(records: Records) -> Iterator[tuple[Column, str]]:
+    """Of cells that are there: what does not apply, and what is undefined."""
+    for cell, record in records.items():
+        metrics = record.get("metrics", {})
+        for name in task(cell.task).metrics:
+            if metrics.get(name) is None:
+                yield Column(cell.run.setting, cell.task, name), cell.run.method
 
 
 def _told(reasons: Reasons, seeds: int) -> Iterator[str]:
@@ -199,7 +220,7 @@ def _side_by_side(table: Table) -> Iterator[list[Column]]:
 
 
 def _column(
-    scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: int, reasons: Reasons
+    scores: pd.DataFrame, column: Column, methods: tuple[str, ...], n: int, blanks: Blanks
 ) -> list[str]:
     """The text of a column, a row for each method."""
     here = scores[
@@ -210,13 +231,11 @@ def _column(
     groups = here.groupby("method").value
     means, stds, counts = groups.mean(), groups.std(), groups.count()
     form, marks = column.rule.form, _marks(means, column.rule)
-    refused = {(c.run.setting, c.run.method, c.task) for c in reasons}
     texts = []
     for method in methods:
         if method not in means:
             never = inapplicable(column.setting, method)
-            apart = never or (column.setting, method, column.task) in refused
-            texts.append("n/a" if apart else "-")
+            texts.append("n/a" if never or (column, method) in blanks else "-")
             continue
         text = f"{means[method]:{form}}"
         text += f" ± {stds[method]:{form}}" if counts[method] > 1 else ""

@@ -1,13 +1,14 @@
 """What a task is: a question put to a trained network, answered with numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
 
 import pydantic.dataclasses
 from torch import Tensor, nn
 
 from mixbench.tasks._outputs import Reader
+from mixbench.tasks._scenes import Scenes
 
 
 class Data(Protocol):
@@ -27,6 +28,12 @@ class Data(Protocol):
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch, shuffled and augmented, with targets (b, c)."""
 
+    def scenes(self, name: str) -> Scenes:
+        """Images with objects in boxes: "voc0712", "coco", or of the user's own, "voc:PATH".
+
+        Raises ValueError, which says what to do, if there are none.
+        """
+
     def require(self, name: str) -> None:
         """Raises ValueError, which says what to do, if there is no such set; it is not read."""
 
@@ -35,11 +42,32 @@ class Inapplicable(Exception):
     """The question makes no sense for what was trained, and why: its cell is marked n/a."""
 
 
-Answer = Mapping[str, float | list[float] | Tensor]
-"""By name: a number for each metric, and what figures are drawn from.
+Answer = Mapping[str, float | list[float] | list[str] | Tensor | None]
+"""By name: a number for each metric, None if it is undefined, and what figures are drawn from.
 
 Lists are kept in the cell; tensors in a file beside it, which is not needed to print a table.
 """
+
+
+class Workplace:
+    """What a task that takes long needs; this one is for those who need not go on.
+
+    workers: processes that read images.
+    """
+
+    @property
+    def workers(self) -> int:
+        return 0
+
+    def report(self, doing: str, done: int, total: int) -> None:
+        """Say how many of how many steps are done."""
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Keep numbers and tensors until the task has its cell, also if its process is killed."""
+
+    def kept(self) -> dict[str, Any] | None:
+        """What was kept last, on the host, by this task with these parameters; None if nothing."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -51,6 +79,7 @@ class Trained:
     objective: what was trained: maps images and targets (b, c) to the loss. It holds ``net``.
     epochs: for each epoch, the ``top1`` and ``top5`` error after it, in percent, and its ``seconds``.
     outputs: embeddings, logits and labels of a set of images by name, shared by all tasks.
+    workplace: this task's own.
     """
 
     net: nn.Sequential
@@ -58,6 +87,7 @@ class Trained:
     data: Data
     epochs: Sequence[Mapping[str, float]]
     outputs: Reader
+    workplace: Workplace = field(default_factory=Workplace)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -42,3 +43,16 @@ def distinct(names: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(names)) < max(len(names), 1):
         raise ValueError("Input should be one or more, none of them twice")
     return names
+
+
+def located(name: str, what: str) -> str:
+    """The name of a set; one such as folder:PATH with its path in the one way that is true everywhere.
+
+    Raises ValueError, which says ``what`` it should be, if it is a path alone, or none.
+    """
+    kind, colon, path = name.partition(":")
+    if not colon and "/" not in name:
+        return name
+    if not path or not path.isprintable():
+        raise ValueError(f"Input should be {what}")
+    return f"{kind}:{Path(path).expanduser().resolve()}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -13,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbench.tasks import Data, Inapplicable, Metric, NoImages, Task, Trained, distinct
+from mixbench.tasks import Data, Inapplicable, Metric, NoImages, Task, Trained, distinct, located
 
 CHUNK = 500  # of embeddings, whose distances to all others are held at once
 
@@ -92,14 +91,8 @@ def knn(z: Tensor, train: Tensor, k: int) -> Tensor:
     return -F.pairwise_distance(z.double(), train[torch.cat(kth)].double(), eps=0)
 
 
-def _absolute(name: str) -> str:
-    """The name of a set; that of a folder with its path in the one way that is true everywhere."""
-    kind, colon, path = name.partition(":")
-    if not colon and "/" not in name:
-        return name
-    if not path or not path.isprintable():
-        raise ValueError("Input should be a set of images of other classes, or folder:PATH")
-    return f"{kind}:{Path(path).expanduser().resolve()}"
+def _named(name: str) -> str:
+    return located(name, "a set of images of other classes, or folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ class OOD(Task):
     """
 
     sets: Annotated[
-        tuple[Annotated[str, AfterValidator(_absolute)], ...], AfterValidator(distinct)
+        tuple[Annotated[str, AfterValidator(_named)], ...], AfterValidator(distinct)
     ] = (
         "lsun-crop",
         "lsun-resize",

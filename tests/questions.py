@@ -3,17 +3,35 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mixbench.bench.data import Held, digits
-from mixbench.bench.nets.preactresnet import small
+from mixbench.bench.nets import build
 from mixbench.methods import Method
 from mixbench.methods.baseline import Baseline
-from mixbench.tasks import Answer, Data, Reader, Trained
+from mixbench.tasks import Answer, Data, Reader, Scenes, Trained, Workplace
 
 EPOCHS: Sequence[Mapping[str, float]] = [{"top1": 20.0 - i, "top5": float(i)} for i in range(12)]
+
+
+class Memory(Workplace):
+    """A workplace that remembers all that it is told, and keeps states as a file would."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, int]] = []
+        self.states: list[dict[str, Any]] = []
+
+    def report(self, doing: str, done: int, total: int) -> None:
+        self.told.append((doing, done, total))
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        self.states.append(copy.deepcopy(dict(state)))
+
+    def kept(self) -> dict[str, Any] | None:
+        return copy.deepcopy(self.states[-1]) if self.states else None
 
 
 class Sets:
@@ -32,6 +50,9 @@ class Sets:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = self.sets["train"]
         yield x, nn.functional.one_hot(y, self.classes).float()
+
+    def scenes(self, name: str) -> Scenes:
+        raise ValueError(f"there are no {name}")
 
     def require(self, name: str) -> None:
         if name not in self.sets:
@@ -57,21 +78,23 @@ def digit_sets(noise: int = 60, seed: int = 0) -> Sets:
     )
 
 
-def trained(method: Method | None = None, data: Data | None = None, steps: int = 3) -> Trained:
+def trained(
+    method: Method | None = None, data: Data | None = None, steps: int = 3, net: str = "small"
+) -> Trained:
     """A small network that saw a few steps of digits, as a task gets it."""
     torch.manual_seed(0)
     dataset = digits.read(Path())
     batches = Held(dataset, batch=64, crop=1, flip=False, seed=0)
-    net = small(10, 8, dataset.mean, dataset.std)
-    objective = (method or Baseline()).objective(net)
+    model = build(net, 10, 8, dataset.mean, dataset.std)
+    objective = (method or Baseline()).objective(model)
     sgd = torch.optim.SGD(objective.parameters(), 0.1)
     for (x, y), _ in zip(batches.epoch(0), range(steps), strict=False):
         sgd.zero_grad()
         objective(x, y).backward()
         sgd.step()
     data = data or digit_sets()
-    reader = Reader(copy.deepcopy(net).eval(), data.batches)
-    return Trained(net.eval(), objective.eval(), data, EPOCHS, reader)
+    reader = Reader(copy.deepcopy(model).eval(), data.batches)
+    return Trained(model.eval(), objective.eval(), data, EPOCHS, reader)
 
 
 def asked_of(logits: Tensor, y: Tensor, **sets: tuple[Tensor, Tensor]) -> Trained:

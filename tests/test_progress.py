@@ -20,9 +20,9 @@ def test_plain_lines_are_few(
         show.at("a/b/0", "training", epoch, 90)
     show.end("a/b/0", "done")
     assert capsys.readouterr().out.splitlines() == [
-        "a/b/0: training, 0 of 90 epochs done",
-        "a/b/0: training, 30 of 90 epochs done",
-        "a/b/0: training, 60 of 90 epochs done",
+        "a/b/0: training, 0 of 90 done",
+        "a/b/0: training, 30 of 90 done",
+        "a/b/0: training, 60 of 90 done",
         "[1/2] a/b/0: done",
     ]
 

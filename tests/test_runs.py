@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
@@ -24,10 +25,12 @@ from mixbench.bench import cells, runs
 from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
 from mixbench.bench.optimizers import optimizer
 from mixbench.bench.runs import (
+    Desk,
     Lab,
     Training,
     Unanswered,
     ask,
+    ask_all,
     check,
     fill,
     inapplicable,
@@ -38,7 +41,7 @@ from mixbench.bench.runs import (
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, names, one_line
 from mixbench.methods import Method, Net
-from mixbench.tasks import Answer, Inapplicable, Metric, Task, Trained
+from mixbench.tasks import Answer, Inapplicable, Metric, Task, Trained, Workplace
 
 SETTING = "digits/small,epochs=3"
 TASKS = ["classification", "calibration", "robustness,steps=2"]
@@ -150,7 +153,7 @@ def test_a_task_cannot_harm_the_next(lab: Lab) -> None:
         return answer
 
     before = metrics("calibration")
-    for parameter in training.trained().net.parameters():
+    for parameter in training.trained(Workplace()).net.parameters():
         parameter.data.zero_()
     assert metrics("cost,steps=1,warmup=1")
     assert metrics("calibration") == before
@@ -198,12 +201,24 @@ def test_an_answer_is_parted_into_metrics_curves_and_arrays(
     assert arrays["points"].tolist() == [[1.0] * 3] * 2
 
 
+def test_an_undefined_metric_and_words_are_sorted_out(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, _ = odd(lab, monkeypatch, {"good": None, "classes": ["cat", "dog"]})
+    assert (record["metrics"], record["curves"]) == ({"good": None}, {"classes": ["cat", "dog"]})
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "why"),
     [
         ({"good": math.nan}, ArithmeticError, "good is nan"),
         ({"good": 1.0, "curve": [1.0, math.inf]}, ArithmeticError, "curve is inf"),
-        ({"better": 1.0}, TypeError, "good is a NoneType, and should be a number"),
+        ({"better": 1.0}, TypeError, "there is no good in the answer"),
+        ({"good": ["a"]}, TypeError, "good is a list, and should be a number"),
+        ({"good": "a"}, TypeError, "good is a str, and should be a number"),
+        ({"good": 1.0, "curve": None}, TypeError, "curve is a NoneType, and should be a number"),
+        ({"good": 1.0, "curve": "a"}, TypeError, "curve is a str, and should be a number"),
+        ({"good": 1.0, "curve": ["a", 1.0]}, TypeError, "curve is a str, and should be a number"),
         ({"good": torch.ones(())}, TypeError, "good is a Tensor, and should be a number"),
         ({"good": [1.0]}, TypeError, "good is a list, and should be a number"),
         ({"good": np.float64(1)}, TypeError, "good is a float64, and should be a number"),
@@ -215,6 +230,69 @@ def test_an_answer_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(error, match=why):
         odd(lab, monkeypatch, answer)
+
+
+@dataclass(frozen=True)
+class Long(Task):
+    """Counts to three, and is cut short at two the first time."""
+
+    metrics: ClassVar = {"count": Metric("count", "neither")}
+
+    def evaluate(self, trained: Trained) -> dict[str, float]:
+        before = trained.workplace.kept() or {"count": torch.zeros(())}
+        for count in range(int(before["count"]) + 1, 4):
+            trained.workplace.report("counting", count, 3)
+            trained.workplace.keep({"count": torch.tensor(count)})
+            if count == 2:
+                raise InterruptedError
+        return {"count": float(count)}
+
+
+@pytest.fixture
+def long(monkeypatch: pytest.MonkeyPatch) -> Long:
+    task = Long()
+    for module in (runs, cells):
+        monkeypatch.setattr(module, "task", lambda name: task)
+    return task
+
+
+CELL = Cell(Run("digits/small,epochs=1", "baseline", 0), "long,size=2")
+
+
+def test_a_task_that_was_cut_short_goes_on_where_it_was(lab: Lab, long: Long) -> None:
+    training, told = Training(CELL.run, lab), list[tuple[str, int, int]]()
+    for ends in (pytest.raises(Unanswered, match="InterruptedError"), nullcontext()):
+        with ends:
+            ask_all([CELL.task], training, lab, lambda *what: told.append(what))
+    counted = [(done, total) for doing, done, total in told if doing == "long,size=2: counting"]
+    assert counted == [(1, 3), (2, 3), (3, 3)]
+    record = lab.store.read(CELL)
+    assert record and record["metrics"] == {"count": 3}
+    assert not lab.store.kept(CELL).exists()
+
+
+def test_what_a_task_keeps_is_its_own(lab: Lab, long: Long) -> None:
+    desk = Desk(CELL, lab)
+    assert desk.kept() is None
+    desk.keep({"count": torch.tensor(2), "seen": [1.5]})
+    assert desk.kept() == {"count": torch.tensor(2), "seen": [1.5]}
+    assert Desk(replace(CELL, task="long"), lab).kept() is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "stale", "foreign"])
+def test_what_was_kept_by_another_is_named_and_left(
+    lab: Lab, long: Long, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    desk, path = Desk(CELL, lab), lab.store.kept(CELL)
+    desk.keep({"count": torch.tensor(2)})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "stale":
+        monkeypatch.setattr(Long, "version", 2)
+    else:
+        torch.save([1], path)
+    with pytest.warns(BadFile, match=f"{re.escape(path.name)} is treated as missing"):
+        assert desk.kept() is None
 
 
 def test_a_question_that_makes_no_sense_is_answered_with_why(

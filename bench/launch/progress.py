@@ -18,11 +18,11 @@ class Progress:
         self._spoke: dict[str, float] = {}
 
     def at(self, run: str, doing: str, done: int, total: int) -> None:
-        """A run is at something, with so many of its epochs done."""
+        """A run is at something, of which so much is done, such as epochs."""
         now = time.monotonic()
         if now - self._spoke.get(run, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._spoke[run] = now
-            self.say(f"{run}: {doing}, {done} of {total} epochs done")
+            self.say(f"{run}: {doing}, {done} of {total} done")
 
     def end(self, run: str, outcome: str) -> None:
         """A run needs no more work here."""
@@ -53,7 +53,8 @@ class LiveProgress(Progress):
     def at(self, run: str, doing: str, done: int, total: int) -> None:
         if run not in self._each:
             self._each[run] = self.bars.add_task(run, total=total)
-        self.bars.update(self._each[run], completed=done, description=f"{run}: {doing}")
+        text = f"{run}: {doing}"
+        self.bars.update(self._each[run], completed=done, total=total, description=text)
 
     def end(self, run: str, outcome: str) -> None:
         if run in self._each:

@@ -196,6 +196,7 @@ DIGITS = Recipe(
 DIGITS_VIT = replace(
     DIGITS, epochs=30, optimizer="adamw", lr=3e-3, nesterov=False, weight_decay=0.05
 )
+SHAPES = Recipe(epochs=6, batch=32, lr=0.02, nesterov=True, weight_decay=5e-4, schedule="cosine")
 
 SETTINGS = {
     setting.name: setting
@@ -212,5 +213,6 @@ SETTINGS = {
         Setting("speechcommands", "resnet18", SPEECH),
         Setting("digits", "small", DIGITS),
         Setting("digits", "smallvit", DIGITS_VIT),
+        Setting("shapes", "resnet18", SHAPES),
     )
 }

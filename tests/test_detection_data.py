@@ -1,6 +1,7 @@
 """Images with boxes, as VOC and COCO publish them: what is read, and what is refused, and why."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.ops import box_convert
 
 from mixbench.bench.data import detection, sources
-from mixbench.bench.data.detection import coco, voc
+from mixbench.bench.data.detection import coco, known, require, scenes, voc
 from mixbench.bench.spec import BadInput
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -76,11 +77,12 @@ def test_vocs_boxes_become_spans_from_zero(devkit: Path) -> None:
     assert second.boxes.tolist() == [[2, 3, 5, 6], [10.5, 4, 20, 25]]
     assert [classes[i] for i in second.labels] == ["person", "cat"]
     assert second.ignored.tolist() == [False, True]
+    assert second.areas.tolist() == [9, 199.5]
     assert third.boxes.shape == (0, 4)
     for scene in (first, second, third):
         kinds = scene.boxes.dtype, scene.labels.dtype, scene.ignored.dtype
         assert kinds == (torch.float32, torch.int64, torch.bool)
-        assert len(scene.boxes) == len(scene.labels) == len(scene.ignored)
+        assert len(scene.boxes) == len(scene.labels) == len(scene.ignored) == len(scene.areas)
 
 
 def test_vocs_classes_are_the_same_whatever_a_split_has(devkit: Path) -> None:
@@ -223,6 +225,7 @@ def test_cocos_boxes_become_corners_and_categories_labels(birds: Path) -> None:
     assert first.boxes.tolist() == [[1.5, 2, 11.5, 22], [0, 0, 40, 0]]
     assert first.labels.tolist() == [1, 0]
     assert first.ignored.tolist() == [False, True]
+    assert first.areas.tolist() == [200, 0]
     assert second.boxes.shape == (0, 4) and second.labels.dtype == torch.int64
     assert second.image.name == "000000000006.jpg"
 
@@ -272,6 +275,14 @@ REFUSED_COCO: dict[str, tuple[Damage, str]] = {
     "a box beyond the edge": (
         rewrite(lambda content: content["annotations"][0].update(bbox=[1, 2, 3, 40])),
         r"000000000009.jpg \(40 x 30 pixels\) has a box that is not in it",
+    ),
+    "a file listed twice": (
+        rewrite(lambda content: content["images"][1].update(file_name="000000000009.jpg")),
+        r"images listed more than once: 000000000009.jpg",
+    ),
+    "an area that is no number": (
+        rewrite(lambda content: content["annotations"][0].update(area=None)),
+        "instances_train2017.json is damaged",
     ),
     "a negative width": (
         rewrite(lambda content: content["annotations"][0].update(bbox=[9, 2, -3, 4])),
@@ -359,4 +370,200 @@ def test_the_real_coco_is_read(
         boxes = torch.tensor([each["bbox"] for each in mine]).view(-1, 4)
         torch.testing.assert_close(scene.boxes, box_convert(boxes, "xywh", "xyxy"))
         assert [classes[i] for i in scene.labels] == [name[each["category_id"]] for each in mine]
+        assert scene.areas.tolist() == pytest.approx([each["area"] for each in mine])
         assert scene.image.exists()
+
+
+def test_a_category_may_be_named_by_a_number(birds: Path) -> None:
+    rewrite(lambda content: content["categories"][0].update(name=7))(birds)
+    assert coco(birds, "train")[1] == ("zebra", "7")
+
+
+def test_cocos_areas_are_those_of_the_outlines_where_they_are_annotated(birds: Path) -> None:
+    rewrite(lambda content: content["annotations"][0].update(area=77.5))(birds)
+    assert coco(birds, "train")[0][0].areas.tolist() == [77.5, 0]
+
+
+@pytest.fixture
+def both_years(devkit: Path) -> Path:
+    folder = devkit / "VOCdevkit" / "VOC2012"
+    annotate(folder, "2008_000001", thing("sofa", (1, 1, 2, 2)))
+    listed(folder, "trainval", "2008_000001")
+    return devkit
+
+
+def named(root: Path, kind: str) -> str:
+    """What is named so below ``root``, as a set of the user's own."""
+    return f"voc:{root}/VOCdevkit/VOC2007" if kind == "voc" else f"coco:{root}/coco"
+
+
+def test_voc0712_trains_on_both_years_and_is_tested_on_the_first(both_years: Path) -> None:
+    found = scenes("voc0712", both_years)
+    images = [str(scene.image.relative_to(both_years / "VOCdevkit")) for scene in found.train]
+    first, second = "VOC2007/JPEGImages/00000{}.jpg", "VOC2012/JPEGImages/2008_000001.jpg"
+    assert images == [*(first.format(i) for i in (2, 1, 3)), second]
+    assert [scene.image.name for scene in found.test] == ["000004.jpg"]
+    assert found.classes == detection.VOC_CLASSES
+    assert found.classes[found.train[3].labels[0]] == "sofa"
+
+
+def test_coco_is_tested_on_val(birds: Path) -> None:
+    found = scenes("coco", birds)
+    assert found.classes == ("zebra", "bird")
+    assert [scene.image.parent.name for scene in found.train] == ["train2017"] * 2
+    assert [scene.image.name for scene in found.test] == ["000000000005.jpg", "000000000006.jpg"]
+
+
+def test_a_folder_of_ones_own_has_its_own_classes(devkit: Path, tmp_path: Path) -> None:
+    annotate(devkit / "VOCdevkit" / "VOC2007", "000004", thing("raccoon", (1, 1, 2, 2)))
+    found = scenes(named(devkit, "voc"), tmp_path / "nowhere")
+    assert found.classes == ("cat", "dog", "person", "raccoon")
+    assert [len(found.train), len(found.test)] == [3, 1]
+    assert found.test[0].labels.tolist() == [3]
+
+
+def test_a_folder_is_the_same_by_whatever_name(birds: Path, both_years: Path) -> None:
+    own, published = scenes(named(birds, "coco"), Path("nowhere")), scenes("coco", birds)
+    for one, other in zip(
+        [*own.train, *own.test], [*published.train, *published.test], strict=True
+    ):
+        assert one.image == other.image and one.boxes.equal(other.boxes)
+    test = scenes(named(both_years, "voc"), Path("nowhere")).test
+    assert test[0].image == scenes("voc0712", both_years).test[0].image
+
+
+def test_a_path_may_start_at_home(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(birds))
+    require("coco:~/coco", Path("nowhere"))
+    assert len(scenes("coco:~/coco", Path("nowhere")).train) == 2
+
+
+LAID_OUT = {
+    "voc": "VOC2007 should hold Annotations, JPEGImages and ImageSets/Main/{trainval,test}.txt",
+    "coco": "coco should hold annotations/instances_{train,val}2017.json, train2017 and val2017",
+}
+PARTS = [
+    ("voc0712", "VOCdevkit/VOC2007/Annotations"),
+    ("voc0712", "VOCdevkit/VOC2007/JPEGImages"),
+    ("voc0712", "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"),
+    ("voc0712", "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
+    ("voc0712", "VOCdevkit/VOC2012"),
+    ("voc0712", "VOCdevkit/VOC2012/ImageSets/Main/trainval.txt"),
+    ("voc:", "VOCdevkit/VOC2007"),
+    ("voc:", "VOCdevkit/VOC2007/JPEGImages"),
+    ("voc:", "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
+    ("coco", "coco"),
+    ("coco", "coco/val2017"),
+    ("coco:", "coco/train2017"),
+    ("coco:", "coco/annotations/instances_val2017.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_a_missing_part_is_named_with_what_to_do(
+    both_years: Path, birds: Path, name: str, part: str
+) -> None:
+    kind = name[:4].rstrip("0:")
+    name, fix = (
+        (named(both_years, kind), LAID_OUT[kind])
+        if name.endswith(":")
+        else (name, f"get it with: mixbench data get {kind}")
+    )
+    require(name, both_years)
+    away(*part.split("/"))(both_years)
+    for look in (require, scenes):
+        with pytest.raises(BadInput, match=f"{part}.* is missing; .*{re.escape(fix)}") as error:
+            look(name, both_years)
+        assert "\n" not in str(error.value)
+
+
+def test_to_require_opens_nothing(devkit: Path) -> None:
+    swap("</object>", "<")(devkit)
+    require(named(devkit, "voc"), devkit)
+    with pytest.raises(BadInput, match=r"000001.xml is damaged .*; .*VOC2007 should hold Annot"):
+        scenes(named(devkit, "voc"), devkit)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("voc0721", "no set of scenes 'voc0721'; did you mean voc0712"),
+        ("shapes", "did you mean shapes-voc or shapes-coco"),
+        ("yolo:there", "; there are: coco, coco:PATH, shapes-coco, shapes-voc, voc0712, voc:PATH"),
+    ],
+)
+def test_an_unknown_name_is_told_what_there_is(tmp_path: Path, name: str, hint: str) -> None:
+    assert not known(name)
+    for look in (require, scenes):
+        with pytest.raises(BadInput, match=hint):
+            look(name, tmp_path)
+
+
+def test_names_are_known_whether_or_not_they_are_there() -> None:
+    for name in ("voc0712", "coco", "shapes-voc", "shapes-coco", "voc:nowhere", "coco:nowhere"):
+        assert known(name)
+
+
+@pytest.mark.parametrize("name", ["shapes-voc", "shapes-coco"])
+def test_shapes_are_drawn_when_they_are_required(tmp_path: Path, name: str) -> None:
+    require(name, tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["shapes"]
+    (root := tmp_path / "a file").touch()
+    with pytest.raises(BadInput, match="can't be written"):
+        require(name, root)
+
+
+def test_train_and_test_should_have_the_same_classes(birds: Path) -> None:
+    def other(content: dict[str, Any]) -> None:
+        content["categories"][0]["name"] = "fish"
+
+    rewrite(other)(birds)
+    why = "coco train and .*coco val should have the same classes; only one of them has bird, fish"
+    with pytest.raises(BadInput, match=why):
+        scenes("coco", birds)
+    rewrite(lambda content: content["categories"].append({"id": 9, "name": "bird"}))(birds)
+    with pytest.raises(BadInput, match="the same classes"):
+        scenes("coco", birds)
+
+
+def test_train_and_test_should_have_their_classes_in_the_same_order(birds: Path) -> None:
+    def swapped(content: dict[str, Any]) -> None:
+        first, second = content["categories"]
+        first["name"], second["name"] = second["name"], first["name"]
+
+    rewrite(swapped)(birds)
+    with pytest.raises(BadInput, match="the same classes; they are in another order"):
+        scenes("coco", birds)
+
+
+def test_both_years_should_have_the_same_classes(both_years: Path) -> None:
+    annotate(both_years / "VOCdevkit" / "VOC2012", "2008_000001", thing("raccoon", (1, 1, 2, 2)))
+    with pytest.raises(BadInput, match=r"VOC2012 trainval and .*VOC2007 test should have the same"):
+        scenes("voc0712", both_years)
+
+
+def test_scenes_without_an_object_on_either_side_are_refused(devkit: Path, birds: Path) -> None:
+    folder = devkit / "VOCdevkit" / "VOC2007"
+    annotate(folder, "000004", thing("cat", (1, 1, 2, 2), "<difficult>1</difficult>"))
+    why = "voc:.* has 1 images to test on, and no objects there"
+    with pytest.raises(BadInput, match=why):
+        scenes(named(devkit, "voc"), devkit)
+    rewrite(lambda content: content["annotations"].clear())(birds)
+    with pytest.raises(BadInput, match="coco has 2 images to train on, and no objects there"):
+        scenes("coco", birds)
+
+
+@needs("raccoon-voc")
+def test_the_raccoons_are_a_set_of_ones_own() -> None:
+    name = f"voc:{SHARED / 'raccoon-voc' / 'VOC2007'}"
+    require(name, Path("nowhere"))
+    found = scenes(name, Path("nowhere"))
+    assert (len(found.train), len(found.test), found.classes) == (150, 50, ("raccoon",))
+
+
+@needs("coco-mini")
+def test_the_real_coco_is_a_set_of_ones_own() -> None:
+    name = f"coco:{SHARED / 'coco-mini'}"
+    require(name, Path("nowhere"))
+    found = scenes(name, Path("nowhere"))
+    assert (len(found.train), len(found.test), len(found.classes)) == (64, 40, 80)

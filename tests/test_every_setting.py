@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from mixbench.bench import data
 from mixbench.bench.cells import Cell, Record, Run, Store
-from mixbench.bench.data import Files, cub, imagenet, speechcommands, tinyimagenet
+from mixbench.bench.data import Files, cub, imagenet, shapes, speechcommands, tinyimagenet
 from mixbench.bench.reading import Epoch, reading
 from mixbench.bench.runs import Lab, Training, fill, train
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
@@ -56,6 +56,11 @@ def tiny_speech(root: Path, patch: pytest.MonkeyPatch) -> None:
     formats.speechcommands(root, CLASSES)
 
 
+def fewer_shapes(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shapes, "TRAIN", 12)
+    patch.setattr(shapes, "TEST", 6)
+
+
 WRITE: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "cifar10": lambda root, patch: tiny_cifar(datasets.CIFAR10, root, patch),
     "cifar100": lambda root, patch: tiny_cifar(datasets.CIFAR100, root, patch),
@@ -64,6 +69,7 @@ WRITE: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "cub": tiny_birds,
     "speechcommands": tiny_speech,
     "digits": lambda root, patch: None,  # they come with scikit-learn
+    "shapes": fewer_shapes,
 }
 
 

@@ -10,7 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mixbench.bench.data import Dataset, Files, Gallery, Held, Images, Streamed, _gallery, digits
+from mixbench.bench.data import (
+    Dataset,
+    Files,
+    Gallery,
+    Held,
+    Images,
+    Streamed,
+    _gallery,
+    digits,
+    shapes,
+)
 from mixbench.bench.data._gallery import Overlap
 from mixbench.bench.spec import BadInput
 from mixbench.tasks import Inapplicable
@@ -96,6 +106,9 @@ def test_only_images_in_memory_are_corrupted(streamed: Gallery) -> None:
         ("test", "no set of images 'test'"),
         ("lsun-corp", "did you mean lsun-crop"),
         ("lsun-crop", "LSUN is missing; get it with: mixbench data get lsun-crop"),
+        ("voc0721", "no set of images 'voc0721'; did you mean voc0712"),
+        ("coco", "is missing; get it with: mixbench data get coco"),
+        ("voc:nowhere", "nowhere is missing; nowhere should hold Annotations, JPEGImages and"),
         ("generated/frog/3", "did you mean fog or frost"),
         ("generated/fog/6", "no severity 6"),
     ],
@@ -119,7 +132,19 @@ def test_published_corruptions_are_those_of_the_dataset(
             other.batches("published/fog/1")
 
 
-@pytest.mark.parametrize("name", ["uniform", "photographs", "generated/fog/1"])
+def test_scenes_lie_among_the_datasets(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "TRAIN_SCENES", 2)
+    monkeypatch.setattr(shapes, "TEST_SCENES", 1)
+    found = gallery.scenes("shapes-coco")
+    assert (len(found.train), len(found.test), len(found.classes)) == (2, 1, 6)
+    assert all(scene.image.is_relative_to(tmp_path / "shapes") for scene in found.train)
+    with pytest.raises(BadInput, match="no set of scenes 'svhn'"):
+        gallery.scenes("svhn")
+
+
+@pytest.mark.parametrize("name", ["uniform", "photographs", "generated/fog/1", "shapes-voc"])
 def test_what_is_there_is_not_spoken_of(gallery: Gallery, name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

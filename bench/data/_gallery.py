@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.bench.data import corrupted, outside
+from mixbench.bench.data import corrupted, detection, outside
 from mixbench.bench.data._base import Files, Images
 from mixbench.bench.data._held import Held, in_order
 from mixbench.bench.data._streamed import Streamed
-from mixbench.tasks import Inapplicable
+from mixbench.bench.spec import choose
+from mixbench.tasks import Inapplicable, Scenes
 
 Split = TypeVar("Split", Images, Files, Images | Files)
 
 SPLITS, PUBLISHED = ("train", "test", "held_out"), "published"
+SETS = (*outside.FILES, "svhn", *outside.NO_FILES, *detection.NAMES)
 TRAIN_IMAGES = 50_000
 BATCH = 500
 
@@ -53,12 +55,21 @@ class Gallery:
         images = self._corrupted(name) if _is_corrupted(name) else self._outside(name)
         return ((x.to(self._device), y.to(self._device)) for x, y in in_order(images, self._batch))
 
+    def scenes(self, name: str) -> Scenes:
+        """Images with objects in boxes, as they lie in files. Raises BadInput if there are none."""
+        return detection.scenes(name, self.root)
+
     def require(self, name: str) -> None:
         """Raises BadInput if there is no such set beside the splits. Warns if classes overlap."""
+        if detection.known(name):
+            detection.require(name, self.root)
+            return
         if _is_corrupted(name):
             if self._can_be_corrupted(name):
                 corrupted.require(self._published(name), self.root)
             return
+        if ":" not in name:
+            choose(name, SETS, "set of images")
         outside.require(name, self.root)
         if why := outside.overlap(name, self.name):
             warnings.warn(f"{name} is not outside {self.name}: {why}", Overlap, stacklevel=2)

@@ -1,0 +1,1 @@
+"""What the task ``detection`` is made of."""

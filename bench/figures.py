@@ -1,8 +1,11 @@
 """Figures, drawn from cells: no network is asked. Their numbers are written beside them."""
 
+import re
 import warnings
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import cycle
 from math import ceil
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from mixbench.bench.cells import Cell, Run, Store, written_aside
 from mixbench.bench.runs import inapplicable
@@ -53,17 +57,25 @@ COLOURS = [INK, BLUE, ROSE, "#117733", SKY, "#882255", "#999933", "#aa4499", "#4
 """Black, and the muted scheme of Paul Tol (SRON/EPS/TN/09-002), which the colour-blind tell apart."""
 LINES = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (5, 1)))
 
+CORNERS = ["left", "top", "right", "bottom"]
+BOXES = ("figure_images", "figure_sizes", "figure_found", "figure_truth", "classes")
+"""What detection leaves of its first test images."""
+
 NEIGHBOURS, FEWEST = 15, 5
 """Of UMAP: its default, and how many embeddings it can do with."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a figure takes of the cells of a task, and how it is plotted: to a title and numbers."""
+    """What a figure takes of the cells of a task, and how it is plotted: to a title and numbers.
+
+    photographs: what it shows as pixels are such, which need not be exact.
+    """
 
     task: str
     takes: tuple[str, ...]
     plot: Callable[["Figure", Mapping[str, Values]], tuple[str, pd.DataFrame]]
+    photographs: bool = False
 
 
 def draw(name: str, table: Table, store: Store, seed: int, out: Path) -> dict[str, str]:
@@ -74,16 +86,17 @@ def draw(name: str, table: Table, store: Store, seed: int, out: Path) -> dict[st
     chart = FIGURES[choose(name, FIGURES, "figure")]
     if out.suffix not in UNDATED:
         raise BadInput(f"a figure's file should end in {' or '.join(UNDATED)}, unlike {out}")
-    setting = _setting(table)
+    setting, tasks = _setting(table), _tasks(chart, table)
     found = {
-        method: _values(Cell(Run(setting, method, seed), _task(chart, table)), chart.takes, store)
+        method: _values(Cell(Run(setting, method, seed), tasks[0]), chart.takes, store)
         for method in table.methods
     }
     shown = {method: values for method, values in found.items() if not isinstance(values, str)}
     left_out = {method: why for method, why in found.items() if isinstance(why, str)}
     if not shown:
         raise BadInput(f"nothing to draw: {next(iter(left_out.values()))}; {_remedy(table, seed)}")
-    _write(chart, shown, f"{setting}, seed {seed}", out)
+    which = f", {tasks[0]}" if len(tasks) > 1 else ""
+    _write(chart, shown, f"{setting}, seed {seed}{which}", out)
     return left_out
 
 
@@ -99,12 +112,12 @@ def _setting(table: Table) -> str:
     return table.settings[0]
 
 
-def _task(chart: Chart, table: Table) -> str:
-    """The task, as the table spells it."""
-    for spelled in table.tasks():
-        if spelled.partition(",")[0] == chart.task:
-            return spelled
-    raise BadInput(f"{table.name} has no column of {chart.task}: add --task {chart.task}")
+def _tasks(chart: Chart, table: Table) -> list[str]:
+    """The chart's task in each spelling that the table has; the first is drawn."""
+    spelled = [task for task in table.tasks() if task.partition(",")[0] == chart.task]
+    if not spelled:
+        raise BadInput(f"{table.name} has no column of {chart.task}: add --task {chart.task}")
+    return spelled
 
 
 def _values(cell: Cell, takes: Sequence[str], store: Store) -> Values | str:
@@ -126,13 +139,28 @@ def _write(chart: Chart, shown: Mapping[str, Values], of: str, out: Path) -> Non
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", STYLE]), written_aside(out) as path:
+    pixels = {"image.interpolation": "bilinear" if out.suffix == ".png" else "none"}
+    with style.context(["default", STYLE, pixels]), written_aside(out) as path:
         figure = Figure(layout="constrained")
         title, numbers = chart.plot(figure, shown)
         figure.suptitle(f"{title}\n{of}")
         figure.savefig(path, format=out.suffix[1:], metadata=UNDATED[out.suffix])
+        if chart.photographs and out.suffix == ".svg":
+            path.write_text(_as_jpeg(path.read_text()))
     with written_aside(out.with_suffix(".csv")) as path:
         numbers.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+
+
+def _as_jpeg(svg: str) -> str:
+    """An SVG whose pictures, which matplotlib writes as PNG, take a tenth, and are smooth."""
+
+    def smaller(png: re.Match[str]) -> str:
+        with Image.open(BytesIO(b64decode(png[1]))) as image:
+            image.convert("RGB").save(jpeg := BytesIO(), "jpeg")
+        return f"data:image/jpeg;base64,{b64encode(jpeg.getvalue()).decode()}"
+
+    svg = svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
+    return re.sub(r"data:image/png;base64,\s*([\w+/=]+)", smaller, svg)
 
 
 def _reliability(figure: "Figure", shown: Mapping[str, Values]) -> tuple[str, pd.DataFrame]:
@@ -244,13 +272,117 @@ def _pca(z: Array) -> Array:
     return np.asarray(PCA(2, svd_solver="full").fit_transform(z))
 
 
+def _boxes(figure: "Figure", shown: Mapping[str, Values]) -> tuple[str, pd.DataFrame]:
+    """Test images with the boxes that are annotated, and with those that each method finds."""
+    first = _of_the_same_images(shown)
+    images = zip(first["figure_images"], first["figure_sizes"], strict=True)
+    pictures = [image[:, :h, :w].transpose(1, 2, 0) for image, (h, w) in images]
+    boxes = {"annotated": np.insert(first["figure_truth"], 2, np.nan, axis=1)}
+    boxes |= {method: values["figure_found"] for method, values in shown.items()}
+    numbers = pd.concat([_listed(method, boxes[method], first["classes"]) for method in boxes])
+    bright = cycle(COLOURS[2:])
+    colours = dict(zip(numbers["class"].unique(), bright, strict=False))
+    heights = [min(1.0, h / w) for h, w in first["figure_sizes"]]
+    for method, panels in zip(boxes, _stacks(figure, list(boxes), heights), strict=True):
+        for i, (panel, picture) in enumerate(zip(panels, pictures, strict=True)):
+            here = numbers[(numbers.method == method) & (numbers.image == i)]
+            _scene(panel, picture, here, colours)
+    return "Boxes found in test images", numbers
+
+
+def _of_the_same_images(shown: Mapping[str, Values]) -> Values:
+    """What the first method was shown. Raises BadInput if another was shown something else.
+
+    Pixels are not compared: the same files are decoded a little differently on other machines.
+    """
+    (one, first), *others = shown.items()
+    for other, values in others:
+        for name in ("figure_sizes", "figure_truth", "classes"):
+            if not np.array_equal(values[name], first[name]):
+                raise BadInput(
+                    f"the cells of {one} and {other} show different test images: "
+                    "delete what was made from other data"
+                )
+    return first
+
+
+def _listed(method: str, boxes: Array, classes: Array) -> pd.DataFrame:
+    """Boxes (n, 7): image, label, score, corners; with names."""
+    image, label = boxes[:, :2].astype(int).T
+    names = {"method": method, "image": image, "class": classes[label], "score": boxes[:, 2]}
+    return pd.DataFrame({**names, **dict(zip(CORNERS, boxes[:, 3:].T, strict=True))})
+
+
+def _scene(panel: "Axes", picture: Array, boxes: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """An image (h, w, 3) and boxes in it, the likeliest on top."""
+    height, width, _ = picture.shape
+    panel.imshow(picture, extent=(0, width, height, 0))
+    ordered = boxes.sort_values("score", kind="stable")[["class", "score", *CORNERS]]
+    for name, score, *corners in ordered.itertuples(index=False):
+        label = name if np.isnan(score) else f"{name} {score:.2f}"
+        _box(panel, corners, label, colours[name])
+
+
+def _box(panel: "Axes", corners: Sequence[float], label: str, colour: str) -> None:
+    """A box, and its label at the corner above that is farther from the panel's edge."""
+    from matplotlib.colors import rgb_to_hsv, to_rgb
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    left, top, right, bottom = corners
+    width, height = panel.get_xlim()[1], panel.get_ylim()[0]
+    light = rgb_to_hsv(to_rgb(colour))[2] > 0.85
+    panel.add_patch(
+        Rectangle(
+            (left, top),
+            right - left,
+            bottom - top,
+            fill=False,
+            edgecolor=colour,
+            linewidth=1.3,
+            path_effects=[withStroke(linewidth=2.1, foreground="white")],
+        )
+    )
+    panel.text(
+        left if left < width / 2 else right,
+        top,
+        label,
+        parse_math=False,
+        fontsize=6,
+        color=INK if light else "white",
+        horizontalalignment="left" if left < width / 2 else "right",
+        verticalalignment="bottom" if top > height / 10 else "top",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
+    )
+
+
+def _stacks(figure: "Figure", titles: Sequence[str], heights: Sequence[float]) -> list[Array]:
+    """Columns of panels of these heights, for a width of 1; as many side by side as there is room."""
+    rows, columns, side = _shape(len(titles))
+    height = rows * (side * sum(heights) + 0.3) + 0.5
+    figure.set_size_inches(max(columns * side, WIDTH / 2), height)
+    ratios = [*heights] * rows
+    every = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+    stacks = [stack for row in np.split(every, rows) for stack in row.T]
+    for panel in every.flat:
+        panel.axis("off")
+    for i, (stack, title) in enumerate(zip(stacks, titles, strict=False)):
+        stack[0].set_title(title if i < columns else f"\n{title}")
+    return stacks[: len(titles)]
+
+
+def _shape(n: int) -> tuple[int, int, float]:
+    """Of n panels side by side, in as many rows as it takes: rows, columns, inches per column."""
+    rows = ceil(n / ROW)
+    columns = ceil(n / rows)
+    return rows, columns, min(WIDTH / columns, SIDE)
+
+
 def _panels(
     figure: "Figure", titles: Sequence[str], x: str = "", y: str = "", **kind: Any
 ) -> list["Axes"]:
     """Square panels side by side, in as many rows as it takes; x and y are labelled at the edge."""
-    rows = ceil(len(titles) / ROW)
-    columns = ceil(len(titles) / rows)
-    side = min(WIDTH / columns, SIDE)
+    rows, columns, side = _shape(len(titles))
     figure.set_size_inches(max(columns * side, WIDTH / 2), rows * (side + 0.2) + 0.8)
     every = list(figure.subplots(rows, columns, squeeze=False, **kind).flat)
     panels, spare = every[: len(titles)], every[len(titles) :]
@@ -300,4 +432,5 @@ FIGURES: Mapping[str, Chart] = {
     "reliability": Chart("calibration", ("confidence", "accuracy", "share", "ece"), _reliability),
     "landscape": Chart("landscape", ("position", "accuracy", "confidence"), _landscape),
     "projection": Chart("embedding", ("figure_embeddings", "figure_classes"), _projection),
+    "boxes": Chart("detection", BOXES, _boxes, photographs=True),
 }

@@ -1,14 +1,18 @@
 """Figures: their numbers, what they are without, and files that are the same from the same cells."""
 
 import builtins
+import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mixbench.bench import cells, figures
 from mixbench.bench.cells import Cell, Run, Store
@@ -21,10 +25,15 @@ TABLE = Table(
     caption="A caption.",
     settings=("digits/small",),
     methods=("baseline", "mixup"),
-    columns=("calibration,bins=4", "landscape:error", "embedding"),
+    columns=("calibration,bins=4", "landscape:error", "embedding", "detection"),
 )
-TASKS = {"reliability": "calibration,bins=4", "landscape": "landscape", "projection": "embedding"}
-CURVES = {
+TASKS = {
+    "reliability": "calibration,bins=4",
+    "landscape": "landscape",
+    "projection": "embedding",
+    "boxes": "detection",
+}
+CURVES: Mapping[str, Mapping[str, Any]] = {
     "calibration,bins=4": {
         "confidence": [0.0, 40.0, 60.0, 90.0],
         "accuracy": [0.0, 50.0, 60.0, 70.0],
@@ -36,10 +45,28 @@ CURVES = {
         "either": [95.0, 60.0, 85.0],
         "confidence": [0.9, 0.5, 0.2],
     },
+    "detection": {"classes": ["cat", "dog", "cow"]},
 }
 POINTS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
 CLASSES = np.repeat([3, 7, 8], 4)
-ARRAYS = {"embedding": {"figure_embeddings": POINTS, "figure_classes": CLASSES}}
+RAMPS = np.mgrid[0:240:60j, 0:240:60j].astype(np.uint8)
+SCENES = {
+    "figure_images": np.stack([RAMPS[[0, 1, 1]], RAMPS[[1, 1, 0]]]),
+    "figure_sizes": np.array([[40, 60], [60, 50]]),
+    "figure_found": np.array(
+        [
+            [0, 2, 0.9, 5, 10, 20, 30],
+            [0, 0, 0.4, 40, 12, 58, 38],
+            [1, 1, 0.1, 3, 1, 45, 55.5],
+        ],
+        np.float32,
+    ),
+    "figure_truth": np.array([[0, 0, 41, 11, 59, 39], [1, 1, 2, 2, 44, 56]], np.float32),
+}
+ARRAYS: Mapping[str, Mapping[str, Any]] = {
+    "embedding": {"figure_embeddings": POINTS, "figure_classes": CLASSES},
+    "detection": SCENES,
+}
 
 
 def put(
@@ -112,6 +139,173 @@ def test_projection_shows_points_and_classes(store: Store, tmp_path: Path) -> No
     assert set(numbers.projection) == {"first two"}
     assert list(numbers["class"]) == [*CLASSES, *CLASSES]
     np.testing.assert_allclose(numbers[["x", "y"]], np.tile(POINTS[:, :2], (2, 1)), rtol=1e-5)
+
+
+def test_boxes_are_listed_with_the_names_of_their_classes(store: Store, tmp_path: Path) -> None:
+    drawn("boxes", store, tmp_path / "a.png")
+    found = [
+        "{},0,cow,0.9,5,10,20,30",
+        "{},0,cat,0.4,40,12,58,38",
+        "{},1,dog,0.1,3,1,45,55.5",
+    ]
+    assert (tmp_path / "a.csv").read_text().splitlines() == [
+        "method,image,class,score,left,top,right,bottom",
+        "annotated,0,cat,,41,11,59,39",
+        "annotated,1,dog,,2,2,44,56",
+        *(line.format("baseline") for line in found),
+        *(line.format("mixup") for line in found),
+    ]
+
+
+def scenes(**changes: Any) -> dict[str, Any]:
+    return {**SCENES, "classes": np.array(["cat", "dog", "cow"])} | changes
+
+
+def panels_of(**methods: Mapping[str, Any]) -> list[Any]:
+    """Row by row."""
+    from matplotlib.figure import Figure
+
+    FIGURES["boxes"].plot(figure := Figure(), methods)
+    return figure.axes
+
+
+def labels(panel: Any) -> list[str]:
+    return [text.get_text() for text in panel.texts]
+
+
+def test_a_row_shows_an_image_as_annotated_and_as_each_method_sees_it() -> None:
+    panels = panels_of(mixup=scenes(), cutmix=scenes(figure_found=SCENES["figure_found"][1:]))
+    assert [panel.get_title() for panel in panels[:3]] == ["annotated", "mixup", "cutmix"]
+    for i, (h, w) in enumerate(SCENES["figure_sizes"]):
+        for panel in panels[3 * i : 3 * i + 3]:
+            (image,) = panel.images
+            picture = SCENES["figure_images"][i, :, :h, :w].transpose(1, 2, 0)
+            np.testing.assert_array_equal(image.get_array(), picture)
+            assert [*panel.get_xlim(), *panel.get_ylim()] == image.get_extent() == [0, w, h, 0]
+            assert panel.get_aspect() == 1 and not panel.axison
+    assert [labels(panel) for panel in panels] == [
+        ["cat"],
+        ["cat 0.40", "cow 0.90"],  # the likelier is on top
+        ["cat 0.40"],
+        ["dog"],
+        ["dog 0.10"],
+        ["dog 0.10"],
+    ]
+    cat, cow = panels[1].patches
+    assert (cat.get_xy(), cat.get_width(), cat.get_height()) == ((40, 12), 18, 26)
+    assert (cow.get_xy(), cow.get_width(), cow.get_height()) == ((5, 10), 15, 20)
+
+
+def test_a_class_has_one_colour_whoever_finds_it() -> None:
+    none = SCENES["figure_found"][:0]
+    for panels in (
+        panels_of(one=scenes()),
+        panels_of(other=scenes(figure_found=none), one=scenes()),
+    ):
+        (annotated,), (cat, cow) = panels[0].patches, panels[len(panels) // 2 - 1].patches
+        assert annotated.get_edgecolor() == cat.get_edgecolor() != cow.get_edgecolor()
+
+
+def test_labels_stay_inside_and_can_be_read() -> None:
+    from matplotlib.colors import to_rgb
+
+    def luminance(colour: Any) -> float:
+        """As WCAG defines it, but for its exponent."""
+        return float(np.dot(np.square(to_rgb(colour)), [0.2126, 0.7152, 0.0722]))
+
+    _, panel, _, upright = panels_of(one=scenes())
+    cat, cow = panel.texts
+    assert (cow.get_horizontalalignment(), cow.get_position()) == ("left", (5, 10))
+    assert (cat.get_horizontalalignment(), cat.get_position()) == ("right", (58, 12))
+    (dog,) = upright.texts
+    assert cat.get_verticalalignment() == cow.get_verticalalignment() == "bottom"
+    assert dog.get_verticalalignment() == "top"
+    many = np.array([[0, i, 0.5, 5, 10, 20, 30] for i in range(8)])
+    names = np.array([f"class {i}" for i in range(8)])
+    _, panel, *_ = panels_of(one=scenes(figure_found=many, classes=names))
+    grounds = [text.get_bbox_patch().get_facecolor() for text in panel.texts]
+    assert len({*grounds}) == 8
+    for text, ground in zip(panel.texts, grounds, strict=True):
+        two = sorted([luminance(text.get_color()), luminance(ground)])
+        assert (two[1] + 0.05) / (two[0] + 0.05) > 2.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        (["figure_found"], [1, 0, 1, 0]),
+        (["figure_truth"], [0, 2, 0, 1]),
+        (["figure_found", "figure_truth"], [0, 0, 0, 0]),
+    ],
+)
+def test_there_may_be_no_boxes(without: list[str], left: list[int]) -> None:
+    panels = panels_of(one=scenes(**{name: SCENES[name][:0] for name in without}))
+    assert [len(labels(panel)) for panel in panels] == left
+    assert [len(panel.patches) for panel in panels] == left
+
+
+def test_a_class_may_be_named_with_dollars(store: Store, tmp_path: Path) -> None:
+    for method in TABLE.methods:
+        put(store, method, "detection", {"classes": ["$_{$", "$x$", "a"]}, SCENES)
+    drawn("boxes", store, tmp_path / "a.svg")
+
+
+def test_cells_of_different_test_images_are_not_drawn_together() -> None:
+    other = SCENES["figure_truth"] + [0, 0, 0, 0, 0, 1]
+    names = np.array(["cat", "dog", "horse"])
+    for changes in (
+        {"figure_sizes": SCENES["figure_sizes"] - 1},
+        {"figure_truth": other},
+        {"figure_truth": other[1:]},
+        {"classes": names},
+    ):
+        with pytest.raises(BadInput, match="cells of mixup and cutmix show different test images"):
+            panels_of(mixup=scenes(), cutmix=scenes(**changes))
+    decoded_elsewhere = scenes(figure_images=SCENES["figure_images"] + np.uint8(1))
+    assert len(panels_of(mixup=scenes(), cutmix=decoded_elsewhere)) == 6
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(2, 1, 2), (6, 1, 6), (7, 2, 4)])
+def test_columns_of_images_go_on_below(n: int, rows: int, columns: int) -> None:
+    from matplotlib.figure import Figure
+
+    stacks = figures._stacks(Figure(), [str(i) for i in range(n)], [0.5, 1])
+    assert len(stacks) == n
+    for i, stack in enumerate(stacks):
+        spec = [panel.get_subplotspec() for panel in stack]
+        assert spec[0].get_gridspec().get_geometry() == (2 * rows, columns)
+        assert spec[0].get_gridspec().get_height_ratios() == [0.5, 1] * rows
+        assert [place.colspan.start for place in spec] == [i % columns] * 2
+        assert [place.rowspan.start for place in spec] == [i // columns * 2, i // columns * 2 + 1]
+        assert stack[0].get_title().strip() == str(i) and not stack[1].get_title()
+
+
+def test_photographs_are_small_and_smooth_in_svg(store: Store, tmp_path: Path) -> None:
+    drawn("boxes", store, tmp_path / "a.svg")
+    svg = (tmp_path / "a.svg").read_text()
+    assert "image/png" not in svg and "pixelated" not in svg
+    found = re.findall(r'data:image/jpeg;base64,([^"]+)"', svg)
+    assert len(found) == 2 * 3
+    shown = np.asarray(Image.open(BytesIO(b64decode(found[0]))), int)
+    np.testing.assert_allclose(shown, RAMPS[[0, 1, 1], :40, :60].transpose(1, 2, 0), atol=12)
+
+
+def test_of_several_tasks_the_first_is_drawn_and_said(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(figures, "_write", lambda chart, shown, of, out: said.append(of))
+    two = ("detection,data=coco", "detection:map")
+    for columns in (two, two[::-1], two[1:]):
+        for method in TABLE.methods:
+            put(store, method, two[0], CURVES["detection"], SCENES)
+        draw("boxes", replace(TABLE, columns=columns), store, 0, tmp_path / "a.svg")
+    assert said == [
+        "digits/small, seed 0, detection,data=coco",
+        "digits/small, seed 0, detection",
+        "digits/small, seed 0",
+    ]
 
 
 @pytest.mark.usefixtures("no_umap")

@@ -3,8 +3,13 @@
 from mixbench.bench.spec import names
 from mixbench.bench.tables import Table
 
+APART = {"detection"}
+"""Tasks with tables of their own, as they are asked of other networks than the rest."""
+
 METHODS = tuple(sorted(names("mixbench.methods"), key=lambda name: (name != "baseline", name)))
-TASKS = tuple(sorted(names("mixbench.tasks"), key=lambda name: (name != "classification", name)))
+TASKS = tuple(
+    sorted({*names("mixbench.tasks")} - APART, key=lambda name: (name != "classification", name))
+)
 
 DIGITS = {
     "intrusion": "intrusion,batches=20",
@@ -13,6 +18,11 @@ DIGITS = {
 }
 CIFAR100 = {"corruption": "corruption,source=published"}
 """What tasks look at, where it is not what they look at by default."""
+
+TABLE5 = ("baseline", "mixup", "cutmix", "alignmixup", "multimix", "densemultimix")
+"""The methods whose transfer to detection the paper reports."""
+
+SMALL_FASTER_RCNN = "detector=faster-rcnn,size=128,rois=32"
 
 WITH_HOLDOUT = {"temperature"}
 """Tasks that ask for training images that were held out, as the papers' recipes do not."""
@@ -41,6 +51,26 @@ TABLES = {
             methods=METHODS,
             columns=tuple(CIFAR100.get(t, t) for t in TASKS if t not in WITH_HOLDOUT),
             seeds=5,
+        ),
+        Table(
+            name="detection",
+            caption="Transfer to VOC and COCO, by the usual schedules, as in the papers' Table 5.",
+            settings=("imagenet/resnet50",),
+            methods=TABLE5,
+            columns=("detection", "detection,data=coco,detector=faster-rcnn"),
+            seeds=1,
+        ),
+        Table(
+            name="detection-demo",
+            caption="Transfer of a small network to drawn shapes, by short schedules.",
+            settings=("shapes/resnet18",),
+            methods=("baseline", "mixup"),
+            columns=(
+                "classification",
+                "detection,data=shapes-voc,iterations=300,batch=8,lr=0.002",
+                f"detection,data=shapes-coco,{SMALL_FASTER_RCNN},iterations=200,batch=4,lr=0.005",
+            ),
+            seeds=1,
         ),
     )
 }

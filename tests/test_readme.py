@@ -37,7 +37,7 @@ def committed(name: str) -> Table:
     return replace(table, methods=methods, columns=columns)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart-vit"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-vit", "detection-demo"])
 def test_the_committed_tables_are_printed_from_the_committed_cells(name: str) -> None:
     table, store = committed(name), Store(ROOT / "results")
     assert table.markdown(store) == (ROOT / f"results/tables/{name}.md").read_text()
@@ -55,8 +55,9 @@ def test_the_committed_figures_are_drawn_from_the_committed_cells(
     assert f"results/figures/quickstart-{name}.svg" in README
 
 
-def test_its_table_is_the_committed_one() -> None:
-    assert (ROOT / "results/tables/quickstart.md").read_text() in README
+@pytest.mark.parametrize("name", ["quickstart", "detection-demo"])
+def test_its_table_is_the_committed_one(name: str) -> None:
+    assert (ROOT / f"results/tables/{name}.md").read_text() in README
 
 
 def test_every_method_of_the_quickstart_is_above_95_percent() -> None:

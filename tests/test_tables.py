@@ -1,13 +1,16 @@
 """Tables: goldens made by hand, and the declarations."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mixbench.bench.cells import Cell, Run, Store
-from mixbench.bench.paper import TABLES
+from mixbench.bench.paper import APART, TABLES
 from mixbench.bench.settings import Setting
 from mixbench.bench.spec import BadInput, canonical, names
 from mixbench.bench.tables import EPOCH_RULE, WIDEST, Table, asked
@@ -24,7 +27,9 @@ TABLE = Table(
 )
 
 
-def put(store: Store, method: str, seed: int, task: str, metrics: dict[str, float]) -> None:
+def put(
+    store: Store, method: str, seed: int, task: str, metrics: Mapping[str, float | None]
+) -> None:
     cell = Cell(Run("digits/small", method, seed), task)
     store.publish(cell, cell.identity() | {"metrics": metrics})
 
@@ -102,6 +107,52 @@ def test_what_a_task_says_of_a_method_is_told_once(store: Store) -> None:
     assert table.csv(store).count("\n") == 1
 
 
+UNDEFINED: dict[str, float | None] = {"fgsm": 50.0, "pgd": None}
+
+
+def test_what_is_undefined_is_neither_missing_nor_counted(store: Store) -> None:
+    for seed in range(3):
+        put(store, "cutmix", seed, "robustness", UNDEFINED)
+    put(store, "mixup", 0, "robustness", UNDEFINED)
+    table = replace(TABLE, columns=("robustness",))
+    assert table.markdown(store) == (
+        "| method   |    FGSM error, % |        PGD error, % |\n"
+        "| -------- | ---------------: | ------------------: |\n"
+        "| baseline |   *50.00 ± 0.00* |     **2.00 ± 1.00** |\n"
+        "| mixup    | **43.33 ± 5.77** | **2.00 ± 0.00 (2)** |\n"
+        "| cutmix   |   *50.00 ± 0.00* |                 n/a |\n"
+        "| manifold |                - |                   - |\n"
+        "\n"
+        "A caption. Setting: `digits/small`. Mean ± standard deviation over n = 3 seeds (n of a cell "
+        "that has fewer in brackets), best in bold, second best in italics, missing as -. "
+        f"{EPOCH_RULE} Undefined for what was looked at: PGD error, %.\n"
+    )
+    assert not {"cutmix", "mixup"} & {run.method for run, _ in table.todo(store)}
+
+
+def test_the_undefined_is_told_by_its_heading(store: Store) -> None:
+    put(store, "cutmix", 0, "robustness,steps=5", UNDEFINED)
+    two = ("digits/small", "digits/small,epochs=2")
+    table = replace(TABLE, settings=two, columns=("robustness", "robustness,steps=5"))
+    assert table.markdown(store).endswith(
+        " Undefined for what was looked at: digits/small: PGD error, % (robustness,steps=5).\n"
+    )
+
+
+def test_what_does_not_apply_is_not_told_as_undefined(store: Store) -> None:
+    cell = Cell(Run("digits/small", "manifold", 0), "robustness")
+    store.publish(cell, cell.identity() | {"inapplicable": "it mixes nothing"})
+    assert "Undefined" not in TABLE.markdown(store)
+
+
+def test_the_undefined_has_no_line_in_csv_so_that_pandas_reads_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, "mixup", 0, "robustness", UNDEFINED)
+    text = TABLE.csv(store)
+    assert text.splitlines()[1:] == ["tiny,digits/small,mixup,robustness,fgsm,0,50.0"]
+    assert pd.read_csv(StringIO(text)).value.dtype == float
+
+
 def test_many_columns_stand_in_several_grids_with_tasks_in_one_piece(tmp_path: Path) -> None:
     tasks = ("cost", "calibration", "cost,steps=2", "robustness")
     text = replace(TABLE, columns=tasks).markdown(Store(tmp_path))
@@ -130,6 +181,10 @@ def test_headings_that_are_the_same_say_of_which_task_they_are(tmp_path: Path) -
         ("classification:top5", "classification", ["top5"]),
         ("ood,sets=folder:/a/b:fpr95", "ood,sets=folder:/a/b", ["fpr95"]),
         ("ood,sets=folder:/a/b:auroc_folder:/a/b", "ood,sets=folder:/a/b", ["auroc_folder:/a/b"]),
+        ("detection,data=coco:ap", "detection,data=coco", ["ap"]),
+        ("detection,data=coco:/a/b:ap_small", "detection,data=coco:/a/b", ["ap_small"]),
+        ("detection,data=voc:/a/b:map", "detection,data=voc:/a/b", ["map"]),
+        ("detection,lr=1,data=voc:/a:map", "detection,data=voc:/a,lr=1", ["map"]),
     ],
 )
 def test_a_column_is_a_task_or_a_metric_of_one(column: str, task: str, metrics: list[str]) -> None:
@@ -141,6 +196,24 @@ def test_a_column_is_a_task_or_a_metric_of_one(column: str, task: str, metrics: 
 def test_the_colon_before_a_path_is_not_that_of_a_metric(colon: str, path: str) -> None:
     task, metrics = asked(f"ood,sets={colon}{path}")
     assert task == f"ood,sets={colon}{Path(path).resolve()}" and "auroc" in metrics
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize("path", ["/a/b", "photos"])
+@pytest.mark.parametrize("rest", ["", ",detector=faster-rcnn"])
+def test_neither_is_that_of_scenes(kind: str, path: str, rest: str) -> None:
+    column = f"detection,data={kind}:{path}{rest}"
+    task, metrics = asked(column)
+    assert task == f"detection,data={kind}:{Path(path).resolve()}{rest}"
+    assert ("map" if kind == "voc" else "ap") in metrics
+
+
+@pytest.mark.parametrize(
+    "column", ["detection:mapp", "detection,data=voc0712:mapp", "detection,data=shapes-voc:mapp"]
+)
+def test_a_set_that_has_no_path_has_metrics(column: str) -> None:
+    with pytest.raises(BadInput, match=r"no metric of detection.* 'mapp'; did you mean map"):
+        asked(column)
 
 
 def test_an_unknown_metric_is_named_with_its_like() -> None:
@@ -245,9 +318,9 @@ def test_a_declared_table_is_spelled_canonically_and_has_its_columns(name: str) 
         assert column.rule.title
 
 
-def test_the_quickstart_has_all_methods_and_all_tasks() -> None:
+def test_the_quickstart_has_all_methods_and_all_tasks_but_those_apart() -> None:
     quickstart: Any = TABLES["quickstart"]
     assert set(quickstart.methods) == set(names("mixbench.methods"))
     asked_of = [task.partition(",")[0] for task in quickstart.tasks()]
-    assert sorted(asked_of) == names("mixbench.tasks")
+    assert sorted([*asked_of, *APART]) == names("mixbench.tasks")
     assert quickstart.methods[0] == "baseline"

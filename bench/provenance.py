@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+HERE = Path(__file__).resolve()  # it may be imported through a link
+
 
 def provenance(device: torch.device) -> dict[str, Any]:
     return {
@@ -26,14 +28,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def commit() -> str | None:
     """The commit that the code is from, with "-dirty" if files were changed; None outside git."""
     try:
-        _git("ls-files", "--error-unmatch", __file__)
+        _git("ls-files", "--error-unmatch", str(HERE))
         return _git("describe", "--always", "--dirty")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "-C", str(HERE.parent), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 

@@ -40,3 +40,12 @@ def test_the_loss_falls_and_shapes_are_found(
     loss = found["curves"]["loss"]
     assert sum(loss[-5:]) < 0.5 * sum(loss[:5])
     assert found["metrics"][metric] > floor
+
+
+@pytest.mark.skipif(not RACCOONS.exists(), reason="the photographs are not here")
+def test_raccoons_are_found_in_photographs(lab: Lab) -> None:
+    found = record(lab, f"detection,data=voc:{RACCOONS},iterations=120,batch=8,lr=0.002")
+    loss = found["curves"]["loss"]
+    assert found["curves"]["classes"] == ["raccoon"]
+    assert sum(loss[-5:]) < 0.5 * sum(loss[:5])
+    assert found["metrics"]["map"] > 5

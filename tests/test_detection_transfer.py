@@ -31,7 +31,7 @@ def record(lab: Lab, task: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("task", "metric", "floor"), [(SSD, "map", 8), (FASTER, "ap50", 15)], ids=["ssd", "faster"]
+    ("task", "metric", "floor"), [(SSD, "map", 15), (FASTER, "ap50", 15)], ids=["ssd", "faster"]
 )
 def test_the_loss_falls_and_shapes_are_found(
     lab: Lab, task: str, metric: str, floor: float
@@ -48,4 +48,4 @@ def test_raccoons_are_found_in_photographs(lab: Lab) -> None:
     loss = found["curves"]["loss"]
     assert found["curves"]["classes"] == ["raccoon"]
     assert sum(loss[-5:]) < 0.5 * sum(loss[:5])
-    assert found["metrics"]["map"] > 5
+    assert found["metrics"]["map"] > 20

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mixbench.bench.cells import setting
-from mixbench.bench.runs import Lab, open_data, reproducible
+from mixbench.bench.lab import Lab, open_data, reproducible
 from mixbench.bench.settings import Setting
 from mixbench.bench.tables import grid
 from mixbench.tasks import measured

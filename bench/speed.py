@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from mixbench.bench.cells import method, setting
 from mixbench.bench.data import Data
+from mixbench.bench.lab import Lab, build, open_data
 from mixbench.bench.optimizers import optimizer
-from mixbench.bench.runs import Lab, build, inapplicable, open_data
+from mixbench.bench.runs import inapplicable
 from mixbench.bench.settings import Setting
 from mixbench.bench.tables import grid
 from mixbench.tasks import measured

@@ -77,7 +77,8 @@ class Trained:
     net: in eval mode; maps images (b, 3, h, w) in [0, 1] to logits (b, c); its last child is the
         head, which maps embeddings (b, d) to logits.
     objective: what was trained: maps images and targets (b, c) to the loss. It holds ``net``.
-    epochs: for each epoch, the ``top1`` and ``top5`` error after it, in percent, and its ``seconds``.
+    epochs: for each epoch, the ``top1`` and ``top5`` error after it, in percent, its mean training
+        ``loss`` and its ``seconds``.
     outputs: embeddings, logits and labels of a set of images by name, shared by all tasks.
     workplace: this task's own.
     """

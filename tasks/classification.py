@@ -14,19 +14,27 @@ from mixbench.tasks import Metric, Outputs, Task, Trained
 @torch.no_grad()
 def errors(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """The top-1 and top-5 error in percent, of ``net`` as it is, on labelled batches."""
-    return _errors(torch.cat([_rank(net(x), y) for x, y in batches]))
+    return errors_at(places(net, batches))
+
+
+@torch.no_grad()
+def places(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """How many classes score above the true one of each image, (n,); see ``errors``."""
+    found = [_place(net(x), y) for x, y in batches]
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
 def errors_of(seen: Outputs) -> dict[str, float]:
     """The same of what a network made of images."""
-    return _errors(_rank(seen.logits, seen.labels))
+    return errors_at(_place(seen.logits, seen.labels))
 
 
-def _errors(ranks: Tensor) -> dict[str, float]:
-    return {f"top{k}": 100 * (ranks >= k).double().mean().item() for k in (1, 5)}
+def errors_at(places: Tensor) -> dict[str, float]:
+    """The same of ``places``."""
+    return {f"top{k}": 100 * (places >= k).double().mean().item() for k in (1, 5)}
 
 
-def _rank(logits: Tensor, y: Tensor) -> Tensor:
+def _place(logits: Tensor, y: Tensor) -> Tensor:
     """How many classes score above the true one, (b,); ties and NaN count against it."""
     true = logits.gather(1, y[:, None])
     return (~(logits < true)).sum(1) - 1

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mixbench.bench.cells import Store
-from mixbench.bench.runs import Lab, inapplicable
+from mixbench.bench.lab import Lab
+from mixbench.bench.runs import inapplicable
 from mixbench.methods._adain import inverse_vgg, vgg
 
 

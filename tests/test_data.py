@@ -1,5 +1,6 @@
 """Datasets in batches: the same for all methods, whole, and refused where they don't fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,28 @@ def test_batches_are_full_and_each_image_comes_once() -> None:
     assert [len(x) for x in batches[::2]] == [6, 6, 6]
     numbers = torch.cat([255 * x[:, 1, 0, 0] for x in batches[::2]]).round().int().tolist()
     assert len(set(numbers)) == 18
+
+
+@given(start=st.integers(0, 3), parts=st.sampled_from([1, 2, 3]), number=st.integers(0, 5))
+def test_parts_of_an_epoch_from_any_batch_on_make_up_the_whole(
+    start: int, parts: int, number: int
+) -> None:
+    whole = Held(ramp(), batch=6, crop=1, flip=True, seed=0)
+    assert whole.steps == 3
+    each = [replace(whole, part=k, parts=parts).epoch(number, start) for k in range(parts)]
+    expected = [*whole.epoch(number)][start:]
+    for batches, batch in zip(zip(*each, strict=True), expected, strict=True):
+        for together, tensor in zip(map(torch.cat, zip(*batches, strict=True)), batch, strict=True):
+            assert together.equal(tensor)
+
+
+def test_parts_of_a_split_are_its_batches_in_turn() -> None:
+    whole = Held(ramp(), batch=6, crop=1, flip=True, seed=0)
+    first, second = ([*replace(whole, part=k, parts=2).batches("test", 8)] for k in range(2))
+    expected = [x for x, _ in whole.batches("test", 8)]
+    assert [len(x) for x, _ in first] == [8, 4]
+    for (x, _), same in zip([first[0], *second, first[1]], expected, strict=True):
+        assert x.equal(same)
 
 
 def test_targets_are_one_hot_and_belong_to_their_images() -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mixbench.bench.cells import Cell, Run, Store
 from mixbench.bench.data import detection
-from mixbench.bench.runs import Lab, check, fill
+from mixbench.bench.lab import Lab
+from mixbench.bench.runs import check, fill
 from mixbench.bench.spec import BadInput, canonical, parse
 from mixbench.tasks import Inapplicable, Scenes, Task, Trained
 from mixbench.tasks._detection import views
@@ -246,7 +247,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mixbench.bench.cells import Run, Store
-from mixbench.bench.runs import Lab, fill
+from mixbench.bench.lab import Lab
+from mixbench.bench.runs import fill
 from mixbench.tasks._detection import tuning
 tuning.KEEP_SECONDS = 0.0
 plain = tuning.Tuning.step

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("mmdet")
 
 from mixbench.bench.cells import Cell, Run, Store
-from mixbench.bench.runs import Lab, fill
+from mixbench.bench.lab import Lab
+from mixbench.bench.runs import fill
 from mixbench.bench.spec import canonical
 from mixbench.tasks import Task
 

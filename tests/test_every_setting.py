@@ -18,9 +18,11 @@ from torchvision import datasets
 from mixbench.bench import data
 from mixbench.bench.cells import Cell, Record, Run, Store
 from mixbench.bench.data import Files, cub, imagenet, shapes, speechcommands, tinyimagenet
+from mixbench.bench.lab import Lab
 from mixbench.bench.reading import Epoch, reading
-from mixbench.bench.runs import Lab, Training, fill, train
+from mixbench.bench.runs import fill
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
+from mixbench.bench.training import Training, train
 from mixbench.methods import bce_on_softmax
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

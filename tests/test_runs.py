@@ -11,35 +11,28 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
-from mixbench.bench import cells, runs
+from mixbench.bench import cells, runs, stop
 from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
+from mixbench.bench.desk import Desk
+from mixbench.bench.lab import Lab, Report, pick_device
 from mixbench.bench.optimizers import optimizer
-from mixbench.bench.runs import (
-    Desk,
-    Lab,
-    Training,
-    Unanswered,
-    ask,
-    ask_all,
-    check,
-    fill,
-    inapplicable,
-    pick_device,
-    resume,
-    train,
-)
+from mixbench.bench.runs import Unanswered, ask, ask_all, check, fill, inapplicable
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, names, one_line
+from mixbench.bench.training import Training, epochs_done, train
 from mixbench.methods import Method, Net
 from mixbench.tasks import Answer, Inapplicable, Metric, Task, Trained, Workplace
 
@@ -57,7 +50,7 @@ def weights(training: Training) -> list[Tensor]:
 def cut_short(run: Run, lab: Lab, epochs: int) -> None:
     """Train as far as some epoch, then fail."""
 
-    def report(doing: str, done: int, total: int) -> None:
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
         if done == epochs:
             raise InterruptedError
 
@@ -82,6 +75,190 @@ def test_a_resumed_training_is_the_same_to_the_bit(name: str, tmp_path: Path) ->
     assert len(whole.epochs) == len(resumed.epochs) == 3
     for a, b in zip(whole.epochs, resumed.epochs, strict=True):
         assert (a["top1"], a["top5"]) == (b["top1"], b["top5"])
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """What asks this process to end, once it is set."""
+    told = Event()
+    monkeypatch.setattr(stop, "wanted_back", told.is_set)
+    return told
+
+
+def stopped(run: Run, lab: Lab, epochs: float, told: Event) -> None:
+    """Train until so many epochs are done, then be asked to end, in the step that follows."""
+
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
+        if done >= epochs:
+            told.set()
+
+    with pytest.raises(stop.Stopped):
+        train(run, lab, report)
+    told.clear()
+
+
+def kept(run: Run, lab: Lab) -> dict[str, Any]:
+    """What the run's checkpoint holds."""
+    state: dict[str, Any] = torch.load(lab.store.folder(run) / "checkpoint.pt")
+    return state
+
+
+def losses(training: Training) -> list[float]:
+    return [epoch["loss"] for epoch in training.epochs]
+
+
+def assert_identical(one: Training, other: Training) -> None:
+    """Weights, history, and what would be drawn next, to the bit."""
+    assert all(a.equal(b) for a, b in zip(weights(one), weights(other), strict=True))
+    assert losses(one) == losses(other)
+    assert [epoch["top1"] for epoch in one.epochs] == [epoch["top1"] for epoch in other.epochs]
+    random = [kept(each.run, each.lab)["random"]["cpu"] for each in (one, other)]
+    assert random[0].equal(random[1])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    return train(Run(SETTING, "multimix", 0), Lab(store))
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.sets(st.integers(0, 46), min_size=1, max_size=3))
+@example(steps={15, 31})
+def test_a_training_stopped_in_any_steps_ends_the_same_to_the_bit(
+    undisturbed: Training, told: Event, steps: set[int]
+) -> None:
+    with TemporaryDirectory() as folder:
+        run, lab = undisturbed.run, Lab(Store(Path(folder)))
+        for step in sorted(steps):
+            stopped(run, lab, step / 16, told)
+            state = kept(run, lab)
+            assert 16 * len(state["epochs"]) + len(state["losses"]) == step + 1
+        training = train(run, lab)
+        assert_identical(training, undisturbed)
+        seconds = sum(epoch["seconds"] for epoch in training.epochs)
+        assert training.made["seconds"] == pytest.approx(seconds)
+
+
+def test_a_training_that_saves_after_each_step_is_the_same_and_its_costs_add_up(
+    undisturbed: Training, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixbench.bench.training.CHECKPOINT_SECONDS", -1)
+    saved, plain = list[int](), Training.save
+
+    def save(self: Training) -> None:
+        plain(self)
+        saved.append(len(kept(self.run, self.lab)["losses"]))
+
+    monkeypatch.setattr(Training, "save", save)
+    training = train(undisturbed.run, lab)
+    assert saved == [*range(1, 17), 0] * 3
+    assert_identical(training, undisturbed)
+    seconds = [epoch["seconds"] for epoch in training.epochs]
+    assert training.made["seconds"] == pytest.approx(sum(seconds))
+    assert min(seconds) > 0
+
+
+def test_a_checkpoint_of_before_there_were_steps_is_taken_up(
+    undisturbed: Training, lab: Lab
+) -> None:
+    run, path = undisturbed.run, lab.store.folder(undisturbed.run) / "checkpoint.pt"
+    cut_short(run, lab, 2)
+    state = kept(run, lab)
+    for key in ("losses", "seconds", "others"):
+        del state[key]
+    torch.save(state, path)
+    assert_identical(train(run, lab), undisturbed)
+
+
+def test_a_report_says_what_is_done_of_an_epoch_and_how_many_images_that_is(lab: Lab) -> None:
+    at: list[tuple[Any, ...]] = []
+    train(Run("digits/small,epochs=1", "baseline", 0), lab, lambda *what: at.append(what))
+    steps = [n / 16 for n in range(16)]
+    assert at == [("training", done, 1, 1024) for done in (0.0, *steps, 1.0)]
+
+
+def test_a_run_without_tasks_is_only_trained(lab: Lab) -> None:
+    run = Run("digits/small,epochs=1", "baseline", 0)
+    assert fill(run, [], lab) == []
+    assert len(kept(run, lab)["epochs"]) == 1
+    assert [path.suffix for path in lab.store.folder(run).iterdir()].count(".json") == 0
+
+
+def test_between_tasks_a_process_that_is_asked_to_end_does(lab: Lab, told: Event) -> None:
+    run, names = Run("digits/small,epochs=1", "baseline", 0), ["classification", "calibration"]
+
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
+        if doing == "classification":
+            told.set()
+
+    with pytest.raises(stop.Stopped):
+        fill(run, names, lab, report)
+    assert lab.store.missing(run, names) == ["calibration"]
+    assert not lab.store.claimed(run)
+
+
+def test_within_a_task_a_process_that_is_asked_to_end_does_and_goes_on_later(
+    lab: Lab, long: "Long", told: Event
+) -> None:
+    training, counted = Training(CELL.run, lab), list[float]()
+
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
+        if doing.endswith("counting"):
+            counted.append(done)
+            told.set()
+
+    with pytest.raises(Unanswered, match="InterruptedError"):
+        ask_all([CELL.task], training, lab, lambda *what: None)
+    with pytest.raises(stop.Stopped):
+        ask_all([CELL.task], training, lab, lambda *what: told.set())
+    told.clear()
+    ask_all([CELL.task], training, lab, report)
+    assert counted == [3]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_deterministic_run_is_so_and_says_so(lab: Lab, deterministic: bool) -> None:
+    lab, seen = replace(lab, deterministic=deterministic), set[tuple[bool, ...]]()
+
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
+        cudnn = torch.backends.cudnn
+        modes = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+        seen.add((*modes, cudnn.enabled))
+
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+    run = Run("digits/small,epochs=1", "mixup", 0)
+    fill(run, TASKS[:1], lab, report)
+    assert (deterministic, deterministic, False, True) in seen
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert before == (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32)
+    record = lab.store.read(Cell(run, TASKS[0]))
+    assert record
+    for made in (record["made"]["training"], record["made"]["task"]):
+        assert made["deterministic"] == deterministic
+
+
+def test_a_deterministic_rerun_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    one, other = (
+        train(Run(SETTING, "mixup", 0), Lab(Store(tmp_path / name), deterministic=True))
+        for name in ("one", "other")
+    )
+    assert_identical(one, other)
+
+
+@pytest.mark.parametrize(("processes", "fits"), [(3, 2), (7, 4)])
+def test_a_batch_that_has_no_equal_parts_is_refused(lab: Lab, processes: int, fits: int) -> None:
+    why = f"a batch of 64 has no {processes} equal parts; --gpus-per-run {fits} would fit"
+    with pytest.raises(BadInput, match=why):
+        check({"digits/small": []}, replace(lab, processes=processes))
+    check({"digits/small": []}, replace(lab, processes=fits))
+
+
+def test_several_processes_need_a_device_that_they_can_share(lab: Lab) -> None:
+    with pytest.raises(BadInput, match="on mps, a run can't be trained by several processes"):
+        check({"digits/small": []}, replace(lab, processes=2, device=torch.device("mps")))
 
 
 def test_training_leaves_the_callers_randomness_alone(lab: Lab) -> None:
@@ -115,11 +292,13 @@ def test_filling_fills_what_is_missing_and_only_that(lab: Lab) -> None:
 
 def test_a_record_says_what_made_it(lab: Lab) -> None:
     run = Run("digits/small,epochs=1", "mixup", 0)
-    fill(run, TASKS[:1], lab)
+    fill(run, TASKS[:1], replace(lab, command="mixbench run quickstart"))
     record = json.loads(lab.store.path(Cell(run, TASKS[0])).read_text())
+    assert record["made"]["training"]["processes"] == 1
     for made in (record["made"]["training"], record["made"]["task"]):
         assert made["torch"] == torch.__version__
         assert made["device"].startswith("cpu")
+        assert made["command"] == "mixbench run quickstart"
         assert made["seconds"] > 0
         assert made["peak_memory_bytes"] > 2**26
         assert {"mixbench", "commit", "python", "time"} <= set(made)
@@ -130,7 +309,7 @@ def test_a_record_tells_who_trained_from_who_asked(
 ) -> None:
     run = Run("digits/small,epochs=1", "mixup", 0)
     fill(run, TASKS[:1], lab)
-    monkeypatch.setattr(runs, "provenance", lambda device: {"commit": "another"})
+    monkeypatch.setattr(runs, "provenance", lambda device, command: {"commit": "another"})
     fill(run, TASKS[1:2], lab)
     record = lab.store.read(Cell(run, TASKS[1]))
     assert record and record["made"]["task"]["commit"] == "another"
@@ -260,11 +439,11 @@ CELL = Cell(Run("digits/small,epochs=1", "baseline", 0), "long,size=2")
 
 
 def test_a_task_that_was_cut_short_goes_on_where_it_was(lab: Lab, long: Long) -> None:
-    training, told = Training(CELL.run, lab), list[tuple[str, int, int]]()
+    training, told = Training(CELL.run, lab), list[tuple[Any, ...]]()
     for ends in (pytest.raises(Unanswered, match="InterruptedError"), nullcontext()):
         with ends:
             ask_all([CELL.task], training, lab, lambda *what: told.append(what))
-    counted = [(done, total) for doing, done, total in told if doing == "long,size=2: counting"]
+    counted = [at[1:] for at in told if at[0] == "long,size=2: counting"]
     assert counted == [(1, 3), (2, 3), (3, 3)]
     record = lab.store.read(CELL)
     assert record and record["metrics"] == {"count": 3}
@@ -480,9 +659,9 @@ def test_a_teacher_that_is_there_is_not_trained_again(
     trained: list[Run] = []
     plain = Training.epoch
 
-    def epoch(self: Training) -> None:
+    def epoch(self: Training, report: Report) -> None:
         trained.append(self.run)
-        plain(self)
+        plain(self, report)
 
     monkeypatch.setattr(Training, "epoch", epoch)
     train(TAUGHT, lab)
@@ -499,7 +678,7 @@ def test_a_teacher_is_the_same_whoever_trains_it(tmp_path: Path) -> None:
 def test_a_teacher_that_another_process_trains_is_waited_for(lab: Lab) -> None:
     doing, heard = list[str](), Event()
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(what: str, done: float, total: int, images: int = 0) -> None:
         doing.append(what)
         heard.set()
 
@@ -534,7 +713,9 @@ from pathlib import Path
 import torch
 from mixbench.bench.cells import Run, Store
 from mixbench.bench import runs
-from mixbench.bench.runs import Lab, Training, fill
+from mixbench.bench.lab import Lab
+from mixbench.bench.runs import fill
+from mixbench.bench.training import Training
 step = 0
 plain = torch.optim.SGD.step
 def counted(self, *args, **kwargs):
@@ -556,8 +737,7 @@ def test_a_killed_run_loses_an_epoch_at_most_and_ends_with_the_same_numbers(tmp_
         command = [sys.executable, "-c", script, str(killed.store.root), str(step)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert not killed.store.claimed(run)
-        path = killed.store.folder(run) / "checkpoint.pt"
-        done.append(len(resume(run, killed, path).epochs))
+        done.append(epochs_done(run, killed.store))
     assert done == [0, 1, 1]
     assert fill(run, TASKS, killed) and fill(run, TASKS, whole)
     for task in TASKS:

@@ -14,11 +14,14 @@ from torch.utils._pytree import tree_leaves
 from mixbench.bench import runs
 from mixbench.bench.cells import Cell, Run, Store
 from mixbench.bench.data._streamed import Unreadable
-from mixbench.bench.launch.local import Job, launch
+from mixbench.bench.lab import Lab, reproducible
+from mixbench.bench.launch import Job, Terms
+from mixbench.bench.launch.local import launch
 from mixbench.bench.optimizers import factor, optimizer
-from mixbench.bench.runs import Lab, Training, check, fill, reproducible, train
+from mixbench.bench.runs import check, fill
 from mixbench.bench.settings import SETTINGS, Recipe, Setting
 from mixbench.bench.spec import BadInput
+from mixbench.bench.training import Training, train
 from mixbench.methods import bce_on_softmax
 
 
@@ -239,7 +242,7 @@ def test_a_training_on_files_resumes_to_the_bit(folder: Path, lab: Lab) -> None:
     name = f"folder:{folder}/small,size=16,batch=8,epochs=4,lr=0.01"
     whole = train(Run(name, "mixup", 0), lab)
 
-    def report(doing: str, done: int, total: int) -> None:
+    def report(doing: str, done: float, total: int, images: int = 0) -> None:
         if done == 2:
             raise InterruptedError
 
@@ -277,7 +280,7 @@ def test_files_that_cant_be_read_are_counted_in_the_record(folder: Path, lab: La
 def test_workers_of_a_run_in_a_process_of_its_own_change_nothing(folder: Path, lab: Lab) -> None:
     run = Run(f"folder:{folder}/small,size=16,batch=8,epochs=2", "mixup", 0)
     fill(run, ["calibration"], lab)
-    elsewhere = replace(lab, store=Store(lab.store.root / "elsewhere"), workers=2)
+    elsewhere = Terms(lab.store.root / "elsewhere", workers=2)
     assert launch([Job(run, ("calibration",))], elsewhere, at_once=1) == {}
     here, there = (each.store.read(Cell(run, "calibration")) for each in (lab, elsewhere))
     assert here and there and here["metrics"] == there["metrics"]

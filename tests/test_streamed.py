@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixbench.bench.data import Dataset, Files, Streamed
-from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Reader, Unreadable
+from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Batch, Keys, Reader, Unreadable
 from mixbench.bench.spec import BadInput
 
 COLOURS = torch.tensor([(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)])
@@ -74,6 +74,36 @@ def test_the_number_of_workers_changes_nothing(data: Streamed) -> None:
     data = replace(data, jitter=0.4, lighting=0.1)
     assert same(flat(data.epoch(0)), flat(replace(data, workers=2).epoch(0)))
     assert same(flat(data.batches("test")), flat(replace(data, workers=2).batches("test")))
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(5, 1), (4, 2), (6, 3)])
+def test_parts_of_an_epoch_from_any_batch_on_make_up_the_whole(
+    data: Streamed, batch: int, parts: int
+) -> None:
+    data = replace(data, batch=batch, jitter=0.4, lighting=0.1)
+    for start in range(data.steps + 1):
+        each = [replace(data, part=k, parts=parts).epoch(2, start) for k in range(parts)]
+        together = [
+            torch.cat(tensors)
+            for batches in zip(*each, strict=True)
+            for tensors in zip(*batches, strict=True)
+        ]
+        assert same(together, flat(data.epoch(2))[2 * start :])
+
+
+def test_only_a_part_is_read(data: Streamed) -> None:
+    plain, read = Reader.__getitems__, list[int]()
+
+    def noted(self: Reader, keys: Keys) -> Batch:
+        read.append(len(keys))
+        return plain(self, keys)
+
+    with patch.object(Reader, "__getitems__", noted):
+        list(replace(data, batch=4, part=1, parts=2).epoch(0, start=3))
+        assert read == [2, 2]
+        list(replace(data, part=1, parts=2).batches("test", 8))
+        assert read == [2, 2, 8]
+        assert list(replace(data, part=3, parts=4).batches("test", 8)) == []
 
 
 def test_reading_draws_nothing_from_the_generators_of_others(data: Streamed) -> None:

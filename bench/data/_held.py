@@ -1,7 +1,8 @@
 """Small datasets in batches: whole on one device as uint8, cropped and flipped there."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -18,6 +19,8 @@ class Held:
 
     crop: padding in pixels, of which a random crop takes back the size. flip: left to right.
     smoothing: the share of each target that is spread evenly over all classes.
+    part, parts: which of how many equal parts of each training batch is given, and of a split in
+        order, which of how many batches.
     """
 
     dataset: Dataset
@@ -26,20 +29,26 @@ class Held:
     flip: bool
     seed: int
     smoothing: float = 0.0
-
-    unreadable = 0
+    part: int = 0
+    parts: int = 1
+    lost: dict[str, str] = field(default_factory=dict, compare=False)  # no file is read
 
     @property
     def size(self) -> int:
         """Pixels per side."""
         return self._split("train").x.shape[-1]
 
+    @property
+    def steps(self) -> int:
+        """Training batches in an epoch."""
+        return len(self.dataset.train) // self.batch
+
     def batches(self, split: str, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of a split, in order and unchanged: (b, 3, h, w) in [0, 1], (b,) int64."""
-        return in_order(self._split(split), size)
+        return islice(in_order(self._split(split), size), self.part, None, self.parts)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch: (b, 3, h, w) in [0, 1], targets (b, c).
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch from ``start``: (b, 3, h, w) in [0, 1], targets (b, c).
 
         Shuffled, cropped and flipped as a function of seed and epoch alone, so that all methods
         see the same; all batches are full.
@@ -54,7 +63,9 @@ class Held:
                 self.flip & (draw.random(len(train)) < 0.5),
             )
         )
-        for pick in order[: len(order) // self.batch * self.batch].split(self.batch):
+        for pick in order[: self.steps * self.batch].view(self.steps, self.parts, -1)[
+            start:, self.part
+        ]:
             x = train.x.index_select(0, pick)
             if self.crop or self.flip:
                 x = _cropped(x, self.crop, corner[pick], mirror[pick])

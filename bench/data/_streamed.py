@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_all_start_methods
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ FORK = "fork" if "fork" in get_all_start_methods() else None
 
 View = Callable[[Tensor], Tensor]
 """What is seen of an image: (3, h, w) uint8 to (3, size, size)."""
+
+T = TypeVar("T", bound=np.generic)
 
 Keys = NDArray[np.int64]
 """The images of a batch, and the seed of each one's view, (b, 2)."""
@@ -58,6 +60,8 @@ class Streamed:
     strict: a file that can't be read ends the run. Else, in training, the next one of the dataset
         takes its place, and a test does without it.
     workers: processes that read; with none, this one does.
+    part, parts: which of how many equal parts of each training batch is read, and of a split in
+        order, which of how many batches.
     """
 
     dataset: Dataset
@@ -71,7 +75,14 @@ class Streamed:
     strict: bool = False
     workers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    part: int = 0
+    parts: int = 1
     lost: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def steps(self) -> int:
+        """Training batches in an epoch."""
+        return len(self.dataset.train) // self.batch
 
     @property
     def unreadable(self) -> int:
@@ -82,12 +93,13 @@ class Streamed:
         """The images of a split, in order: (b, 3, size, size) in [0, 1], and labels (b,)."""
         files: Files = getattr(self.dataset, split)
         reader = Reader(files, self._centre(), replace=False)
-        order = np.arange(len(files))
-        for x, y in self._read(reader, np.stack([order, order], 1), size or self.batch):
+        order, size = np.arange(len(files)), size or self.batch
+        batches = np.array_split(np.stack([order, order], 1), range(size, len(order), size))
+        for x, y in self._read(reader, batches[self.part :: self.parts]):
             yield x / 255, y
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch: (b, 3, size, size) in [0, 1], targets (b, c).
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch from ``start``: (b, 3, size, size) in [0, 1], targets (b, c).
 
         Shuffled, cropped and coloured as a function of seed and epoch alone, and not of the number
         of workers, so that all methods see the same; all batches are full.
@@ -95,16 +107,21 @@ class Streamed:
         train, classes = cast(Files, self.dataset.train), self.dataset.classes
         draw = np.random.default_rng((self.seed, epoch))
         order, seeds = draw.permutation(len(train)), draw.integers(2**63, size=len(train))
-        keys = np.stack([order, seeds], 1)
-        keys = keys[: len(keys) // self.batch * self.batch]
-        alpha = draw.normal(0, self.lighting, (len(keys), 3))
-        light = torch.from_numpy(alpha * VARIANCES @ DIRECTIONS.T).float().to(self.device)
-        batches = self._read(Reader(train, self._crop(), replace=True), keys, self.batch)
-        for (x, y), change in zip(batches, light.split(self.batch), strict=True):
+        keys = self._mine(np.stack([order, seeds], 1)[: self.steps * self.batch], start)
+        alpha = draw.normal(0, self.lighting, (self.steps * self.batch, 3))
+        light = self._mine(alpha * VARIANCES @ DIRECTIONS.T, start)
+        batches = self._read(Reader(train, self._crop(), replace=True), [*keys])
+        for (x, y), change in zip(
+            batches, torch.from_numpy(light).float().to(self.device), strict=True
+        ):
             x = x / 255
             if self.lighting:
                 x = (x + change[:, :, None, None]).clamp(0, 1)
             yield x, one_hot(y, classes, self.smoothing)
+
+    def _mine(self, drawn: NDArray[T], start: int) -> NDArray[T]:
+        """Of what was drawn for the images of an epoch (n, d), this part's, (steps, b, d)."""
+        return drawn.reshape(self.steps, self.parts, -1, drawn.shape[1])[start:, self.part]
 
     def _centre(self) -> View:
         from torchvision.transforms import v2  # takes seconds
@@ -119,13 +136,12 @@ class Streamed:
         view: View = v2.Compose([v2.RandomResizedCrop(self.size), flip, jitter])
         return view
 
-    def _read(self, reader: "Reader", keys: Keys, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches on the device, of ``size``; when all are through, the lost files are told of."""
+    def _read(self, reader: "Reader", batches: list[Keys]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches on the device; when all are through, the lost files are told of."""
         seen, before = 0, self.unreadable
-        batches: Any = np.array_split(keys, range(size, len(keys), size))
         loader = DataLoader(
             reader,
-            batch_sampler=batches,
+            batch_sampler=cast(Any, batches),
             collate_fn=Batch._make,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -139,7 +155,7 @@ class Streamed:
                 break
             if len(x):
                 yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        if not seen:
+        if batches and not seen:
             raise BadInput(f"no image can be read: {self._told()}")
         if self.unreadable > before:
             warnings.warn(f"{self._told()}; they are left out", Unreadable, stacklevel=2)

@@ -4,13 +4,14 @@ A run trains one method in one setting with one seed; a cell is one task asked o
 JSON file. Files are written aside and renamed, so what is there is whole.
 """
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ from mixbench.tasks import Task
 
 Record = dict[str, Any]
 Arrays = Mapping[str, NDArray[Any]]
+CHECKPOINT = "checkpoint.pt"
 EMPTY: Arrays = MappingProxyType({})
 
 
@@ -53,12 +55,17 @@ def task(text: str) -> Task:
     return parse(text, "mixbench.tasks", Task)
 
 
-def _versioned(thing: Method | Task) -> Record:
-    return resolved(thing) | {"version": thing.version}
+@cache
+def _resolved(kind: Callable[[str], Any], text: str) -> Record:
+    return resolved(kind(text))
+
+
+def _versioned(kind: Callable[[str], Method | Task], text: str) -> Record:
+    return _resolved(kind, text) | {"version": kind(text).version}
 
 
 def _defaults(thing: Method | Task) -> Record:
-    return _versioned(type(thing)())
+    return resolved(type(thing)()) | {"version": thing.version}
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,16 @@ class Run:
         return Run(self.setting, name, self.seed) if name else None
 
     def identity(self) -> Record:
-        """The run's name, and every parameter that it resolves to in this version."""
+        """The run's name, and every parameter that it resolves to in this version.
+
+        Others are given the same lists and dicts: they are not to be changed.
+        """
         parameters = {
-            "setting": setting(self.setting).resolved(),
-            "method": _versioned(method(self.method)),
+            "setting": _resolved(setting, self.setting),
+            "method": _versioned(method, self.method),
         }
-        if self.teacher:
-            parameters["teacher"] = _versioned(method(self.teacher.method))
+        if teacher := method(self.method).teacher:
+            parameters["teacher"] = _versioned(method, teacher)
         return {
             "setting": self.setting,
             "method": self.method,
@@ -114,13 +124,19 @@ class Cell:
     def identity(self) -> Record:
         """The same for a cell."""
         run = self.run.identity()
-        parameters = run["parameters"] | {"task": _versioned(task(self.task))}
+        parameters = run["parameters"] | {"task": _versioned(task, self.task)}
         return run | {"task": self.task, "parameters": parameters}
 
     def defaults(self) -> Record:
         return self.run.defaults() | {"task": _defaults(task(self.task))}
 
 
+@cache
+def _folder(setting_name: str, method_name: str) -> str:
+    return f"{setting(setting_name).folder}/{quote(method_name, safe=',=+')}"
+
+
+@cache
 def file_name(task: str) -> str:
     return f"{quote(task, safe=',=+')}.json"
 
@@ -132,8 +148,7 @@ class Store:
         self.root = root
 
     def folder(self, run: Run) -> Path:
-        where = self.root / setting(run.setting).folder
-        return where / quote(run.method, safe=",=+") / str(run.seed)
+        return self.root / f"{_folder(run.setting, run.method)}/{run.seed}"
 
     def path(self, cell: Cell) -> Path:
         return self.folder(cell.run) / file_name(cell.task)
@@ -142,7 +157,7 @@ class Store:
         """The cell's record. One that is damaged, foreign or stale is warned of, and is None."""
         path = self.path(cell)
         try:
-            record: Record = json.loads(path.read_text())
+            record: Record = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -161,7 +176,7 @@ class Store:
             content = path.read_bytes()
         except FileNotFoundError:
             return {}
-        if _digest(content) != record.get("beside"):
+        if digest(content) != record.get("beside"):
             warn(path, f"it is not what was made with {self.path(cell).name}")
             return {}
         with np.load(BytesIO(content)) as file:
@@ -174,9 +189,44 @@ class Store:
         """The file of what a task keeps until its cell is there."""
         return self.path(cell).with_suffix(".pt")
 
+    def checkpoint(self, run: Run) -> Path:
+        """The file of what a training that is not over, or that was, can be taken up from."""
+        return self.folder(run) / CHECKPOINT
+
+    def error(self, run: Run) -> Path:
+        """The file of why the run failed, if it did when it was last tried."""
+        return self.folder(run) / "error.txt"
+
+    def failure(self, run: Run) -> str:
+        """The last line of it; else ''."""
+        try:
+            return self.error(run).read_text(errors="replace").strip().rpartition("\n")[2]
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
+    def log(self, run: Run) -> Path:
+        """The file of what the run's processes said."""
+        return self.folder(run) / "log.txt"
+
     def missing(self, run: Run, tasks: Iterable[str]) -> list[str]:
         """Those of the tasks that have no cell."""
-        return [task for task in tasks if self.read(Cell(run, task)) is None]
+        there = self._files(run)
+        return [
+            name
+            for name in tasks
+            if file_name(name) not in there or self.read(Cell(run, name)) is None
+        ]
+
+    def _files(self, run: Run) -> set[str]:
+        """The names in the run's folder."""
+        folder = self.folder(run)
+        try:
+            return set(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            warn(folder, f"it can't be read ({error})")
+        return set()
 
     def publish(self, cell: Cell, record: Record, arrays: Arrays = EMPTY) -> None:
         """Write a cell, and what lies beside it first, so that a cell that is there is whole.
@@ -185,7 +235,7 @@ class Store:
         """
         if arrays:
             np.savez_compressed(content := BytesIO(), **arrays)  # type: ignore[arg-type]
-            record = record | {"beside": _digest(content.getvalue())}
+            record = record | {"beside": digest(content.getvalue())}
             with written_aside(self._beside(cell)) as path:
                 path.write_bytes(content.getvalue())
         with written_aside(self.path(cell)) as path:
@@ -193,7 +243,7 @@ class Store:
         self.kept(cell).unlink(missing_ok=True)
 
     @contextmanager
-    def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
+    def claim(self, run: Run) -> Iterator[bool]:
         """Whether the run is this process's to work on; if so, until the block ends.
 
         The claim is a lock of the operating system's, so it ends with the process that holds it,
@@ -202,8 +252,7 @@ class Store:
         self.folder(run).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._claim_path(run))
         try:
-            patience = -1 if wait else 0.2  # somebody may be looking, as below
-            lock.acquire(timeout=patience, poll_interval=0.02)
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # somebody may be looking, as below
         except Timeout:
             yield False
             return
@@ -213,28 +262,34 @@ class Store:
             lock.release()
 
     def claimed(self, run: Run) -> bool:
-        """Whether some process is at work on the run."""
-        if not self._claim_path(run).exists():
-            return False
-        with self.claim(run) as free:
-            return not free
+        """Whether some process is at work on the run. Any number of processes may look at once."""
+        try:
+            with self._claim_path(run).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return False
 
     def _claim_path(self, run: Run) -> Path:
         return self.folder(run) / ".claim"
 
     def check_writable(self) -> None:
-        """Raises BadInput if nothing can be written here."""
+        """Raises BadInput if nothing can be written here, or the file system knows no locks."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.root).close()
+            with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+                file.write(b"x")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(
-                f"results folder {self.root} can't be written ({error.strerror}); "
+                f"results folder {self.root} can't be written or locked ({error.strerror}); "
                 "name another with --results"
             ) from None
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
@@ -255,6 +310,8 @@ def mismatch(record: object, named: Run | Cell) -> str:
     for key in identity.keys() - {"parameters"}:
         if record.get(key) != identity[key]:
             return f"it is a record of {key} {record.get(key)!r}"
+    if record["parameters"] == identity["parameters"]:  # most are, and this is quick
+        return ""
     new = _flat(identity["parameters"])
     old = _flat(named.defaults()) | _flat(record["parameters"])
     for key in dict.fromkeys((*old, *new)):
@@ -283,13 +340,18 @@ def malformed(record: Record, cell: Cell) -> str:
     metrics = record.get("metrics")
     if not isinstance(metrics, dict):
         return "it has no metrics"
-    for name in task(cell.task).metrics:
+    for name in _metrics(cell.task):
         if name not in metrics:
             return f"it has no {name}"
         value = metrics[name]
         if value is not None and not _finite(value):
             return f"its {name} is {value!r}, not a number"
     return ""
+
+
+@cache
+def _metrics(task_name: str) -> tuple[str, ...]:
+    return tuple(task(task_name).metrics)
 
 
 def _finite(value: object) -> bool:

@@ -1,10 +1,11 @@
-"""What made a record: versions, commit, machine, time."""
+"""What made a record: versions, commit, machine, command, time."""
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,58 @@ import torch
 
 HERE = Path(__file__).resolve()  # it may be imported through a link
 
+LIBRARIES = (
+    "torchvision",
+    "timm",
+    "numpy",
+    "torchattacks",
+    "mmdet",
+    "mmengine",
+    "mmcv-lite",
+    "umap-learn",
+)
+"""What numbers depend on, beside torch; some need not be installed."""
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    return {
+
+def provenance(device: torch.device, command: str = "") -> dict[str, Any]:
+    """What makes a record on the device; ``command`` is what the user typed, if that is known."""
+    made = {
         "mixbench": version("mixbench"),
         "commit": commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "versions": dict(versions()),
         "device": device_name(device),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if device.type == "cuda":
+        made |= {"cuda": torch.version.cuda, "driver": driver()}
+    if command:
+        made |= {"command": command}
+    return made
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Those of the libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def driver() -> str | None:
+    """The version of the GPUs' driver; None if it can't be asked."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = _output(query)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.partition("\n")[0] or None
 
 
 @cache
@@ -35,7 +78,10 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(HERE.parent), *arguments]
+    return _output(["git", "-C", str(HERE.parent), *arguments])
+
+
+def _output(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 

@@ -23,6 +23,11 @@ class BadInput(ValueError):
     """One line for the user: what is wrong, and what would be right."""
 
 
+def counted(number: float, thing: str) -> str:
+    """So many of a thing."""
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
+
+
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, after its kind if that is not for the user."""
     said = (str(error).splitlines() or [""])[0]
@@ -70,7 +75,7 @@ def _import(name: str, package: str) -> ModuleType:
         return importlib.import_module(f"{package}.{name}")
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever a module of the user's own may raise
+    except (Exception, SystemExit) as error:  # whatever a module of the user's own may raise
         raise BadInput(f"{name} can't be imported: {one_line(error)}") from error
 
 

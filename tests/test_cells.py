@@ -1,6 +1,9 @@
 """Cells: what counts as one, what is said of a file that is none, and who may work on a run."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from mixbench.bench.cells import BadFile, Cell, Record, Run, Store, mismatch, written_aside
-from mixbench.bench.runs import Lab
+from mixbench.bench.lab import Lab
 from mixbench.bench.spec import BadInput
 
 RUN = Run("digits/small", "mixup,alpha=0.2", 3)
@@ -177,6 +180,64 @@ def test_a_claim_ends_with_the_process_that_is_killed(lab: Lab) -> None:
     holder.kill()
     holder.wait()
     assert not lab.store.claimed(RUN)
+
+
+def test_those_who_look_are_not_taken_for_those_at_work(lab: Lab) -> None:
+    with lab.store.claim(RUN):
+        pass
+    with (lab.store.folder(RUN) / ".claim").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as another process looks
+        assert not lab.store.claimed(RUN)
+
+
+def test_looking_leaves_nothing_behind(lab: Lab) -> None:
+    assert not lab.store.claimed(RUN)
+    assert not lab.store.root.exists()
+    with lab.store.claim(RUN):
+        assert lab.store.claimed(RUN)
+    assert not lab.store.claimed(RUN)
+    with lab.store.claim(RUN) as mine:
+        assert mine
+
+
+def test_a_file_system_without_locks_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    lab.store.check_writable()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BadInput, match=r"or locked \(Function not implemented\); name another"):
+        lab.store.check_writable()
+
+
+def test_a_file_in_place_of_a_runs_folder_leaves_all_missing(lab: Lab) -> None:
+    lab.store.folder(RUN).parent.mkdir(parents=True)
+    lab.store.folder(RUN).write_text("")
+    assert lab.store.missing(RUN, [CELL.task]) == [CELL.task]
+    assert not lab.store.claimed(RUN)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_leaves_all_missing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listdir(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    lab.store.publish(CELL, record())
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.warns(BadFile, match="mixup,alpha=0.2/3 is treated as missing: it can't be read"):
+        assert lab.store.missing(RUN, [CELL.task]) == [CELL.task]
+
+
+def test_what_is_missing_is_told_in_the_order_of_the_tasks(lab: Lab) -> None:
+    tasks = ["temperature", CELL.task, "calibration", "ood", "cost"]
+    lab.store.publish(CELL, record())
+    assert lab.store.missing(RUN, tasks) == ["temperature", "calibration", "ood", "cost"]
+
+
+def test_the_same_parameters_in_another_order_are_the_same() -> None:
+    parameters = dict(reversed(record()["parameters"].items()))
+    assert mismatch(record(parameters=parameters), CELL) == ""
 
 
 def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

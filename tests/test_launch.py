@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixbench.bench.cells import Run, Store
-from mixbench.bench.launch.local import Job, launch
-from mixbench.bench.runs import Lab
+from mixbench.bench.lab import Lab
+from mixbench.bench.launch import Job, Terms, heartbeat
+from mixbench.bench.launch.local import launch
 
 SETTING = "digits/small,epochs=2"
 TASKS = ("classification",)
@@ -30,13 +32,13 @@ class Hostile(Method):
 LAUNCH = f"""
 import sys
 from pathlib import Path
-from mixbench.bench.cells import Run, Store
-from mixbench.bench.launch.local import Job, launch
-from mixbench.bench.runs import Lab
+from mixbench.bench.cells import Run
+from mixbench.bench.launch import Job, Terms
+from mixbench.bench.launch.local import launch
 
 if __name__ == "__main__":
     jobs = [Job(Run(sys.argv[2], method, 0), {TASKS}) for method in {METHODS}]
-    assert not launch(jobs, Lab(Store(Path(sys.argv[1]))), at_once=1)
+    assert not launch(jobs, Terms(Path(sys.argv[1])), at_once=1)
 """
 
 
@@ -60,7 +62,7 @@ def hostile(folder: Path, name: str, what: str) -> str:
 
 def test_jobs_are_filled_and_each_end_is_told(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     jobs = [job(method) for method in METHODS]
-    assert launch(jobs, lab, at_once=2) == {}
+    assert launch(jobs, Terms(lab.store.root), at_once=2) == {}
     assert all(not lab.store.missing(each.run, each.tasks) for each in jobs)
     out = capfd.readouterr().out
     assert "[4/4]" in out
@@ -74,7 +76,7 @@ def test_what_fails_or_is_killed_is_told_and_the_others_go_on(
     broken = job(hostile(tmp_path, "broken", "raise RuntimeError('it is broken')"))
     killed = job(hostile(tmp_path, "killed", f"os.kill(os.getpid(), {signal.SIGKILL.value})"))
     fine = job("baseline")
-    failed = launch([broken, killed, fine], lab, at_once=2)
+    failed = launch([broken, killed, fine], Terms(lab.store.root), at_once=2)
     assert set(failed) == {broken.run, killed.run}
     assert failed[broken.run].startswith("RuntimeError: it is broken (see ")
     assert failed[killed.run].startswith("its process ended with exit code -9, at ")
@@ -98,19 +100,21 @@ def test_two_processes_share_a_table_and_train_no_run_twice(script: Path, tmp_pa
         assert started == 1
 
 
-def test_a_run_that_another_process_has_claimed_is_waited_for(lab: Lab, script: Path) -> None:
+def test_a_run_that_another_process_has_claimed_is_waited_for(lab: Lab, tmp_path: Path) -> None:
     claimed = job("mixup")
     hold = (
         "import sys, time; from pathlib import Path\n"
         "from mixbench.bench.cells import Run, Store\n"
         f"with Store(Path(sys.argv[1])).claim(Run({SETTING!r}, 'mixup', 0)):\n"
-        "    print(flush=True); time.sleep(4)\n"
+        "    print(flush=True); time.sleep(4); Path(sys.argv[2]).touch()\n"
     )
-    command = [sys.executable, "-c", hold, str(lab.store.root)]
+    released = tmp_path / "released"
+    command = [sys.executable, "-c", hold, str(lab.store.root), str(released)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert holder.stdout and holder.stdout.readline()
-    assert launch([claimed], lab, at_once=1) == {}
-    assert holder.poll() is not None
+    assert launch([claimed], Terms(lab.store.root), at_once=1) == {}
+    assert released.exists()
+    holder.wait()
     assert not lab.store.missing(claimed.run, TASKS)
 
 
@@ -130,3 +134,43 @@ def test_workers_end_with_the_process_that_launched_them(script: Path, tmp_path:
             break
         time.sleep(0.1)
     assert not store.claimed(run)
+
+
+def test_a_failure_is_told_by_its_first_line_and_forgotten_when_it_is_over(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    what = (
+        "if os.path.exists({folder!r} + '/dry'): return super().loss(net, x, y)\n"
+        "        raise RuntimeError('it rains\\nCompile with umbrella')"
+    )
+    wet = job(hostile(tmp_path, "wet", what.format(folder=str(tmp_path))))
+    assert launch([wet], Terms(lab.store.root), at_once=1)[wet.run].startswith(
+        "RuntimeError: it rains (see"
+    )
+    assert lab.store.failure(wet.run) == "RuntimeError: it rains"
+    (tmp_path / "dry").touch()
+    assert launch([wet], Terms(lab.store.root), at_once=1) == {}
+    assert lab.store.failure(wet.run) == ""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_table_that_is_told_to_end_saves_in_the_middle_of_an_epoch(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    setting = "digits/small,epochs=1000000"
+    table = ["quickstart", "--only", "baseline", "--setting", setting, "--seeds", "1"]
+    only = ["--task", "classification", "--device", "cpu", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "mixbench.bench", "run", *table, *only]
+    run, store = Run(setting, "baseline", 0), Store(tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while not store.checkpoint(run).exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(ending)
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert said.strip() == "mixbench: interrupted; what is done is kept"
+    assert torch.load(store.checkpoint(run))["losses"].numel() > 0
+    assert heartbeat.read(store, run) is None and not store.claimed(run)

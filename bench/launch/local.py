@@ -1,61 +1,78 @@
 """Runs on this machine, each in a process of its own."""
 
 import os
-import signal
-import threading
-import traceback
+import time
 import warnings
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch
-
-from mixbench.bench.cells import Run, setting, written_aside
+from mixbench.bench.cells import Run, setting
 from mixbench.bench.data import FOLDER
+from mixbench.bench.launch import Job, Terms
+from mixbench.bench.launch.gpus import Gpus, visible
+from mixbench.bench.launch.heartbeat import Beat
 from mixbench.bench.launch.progress import Progress, progress
-from mixbench.bench.runs import Lab, fill
-from mixbench.bench.spec import one_line
+from mixbench.bench.launch.work import work
 
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0
+"""How long the processes have to save their runs when the user ends them."""
+
 DONE, DONE_ELSEWHERE = "done", "done by another process"
+STOPPED = "it was told to stop"
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run, and the tasks that it lacks."""
-
-    run: Run
-    tasks: tuple[str, ...]
-
-
-def launch(jobs: Sequence[Job], lab: Lab, at_once: int) -> dict[Run, str]:
+def launch(
+    jobs: Sequence[Job],
+    terms: Terms,
+    at_once: int,
+    started: Callable[["Pool"], None] = lambda pool: None,
+) -> dict[Run, str]:
     """Fill the cells of all jobs, ``at_once`` at a time. The runs that failed, and why.
 
     Other processes may work on the same results: a run that one of them has claimed is left to it,
-    and waited for.
+    and waited for. started: is given the pool, with which whoever wants to can stop it. Raises
+    BadInput if a run asks for more GPUs than there are.
     """
+    gpus = Gpus(visible(terms.device), terms.gpus)
+    gpus.check()
     with progress(len(jobs)) as show:
-        pool = Pool(lab, at_once, show, jobs)
+        pool = Pool(jobs, terms, at_once, gpus, show)
+        started(pool)
         try:
             pool.work()
+        except KeyboardInterrupt:
+            pool.stop_gently(PATIENCE_SECONDS)
+            raise
         finally:
             pool.stop()
     return pool.failed
 
 
+@dataclass
+class Worker:
+    """A process that works on a job, and the last that it was at."""
+
+    job: Job
+    process: BaseProcess
+    doing: str = "its start"
+
+
 class Pool:
     """The jobs that wait, and those that are at work in a process each."""
 
-    def __init__(self, lab: Lab, at_once: int, show: Progress, jobs: Iterable[Job]) -> None:
-        self.lab, self.at_once, self.show = lab, at_once, show
+    def __init__(
+        self, jobs: Iterable[Job], terms: Terms, at_once: int, gpus: Gpus, show: Progress
+    ) -> None:
+        self.terms, self.at_once, self.gpus, self.show = terms, at_once, gpus, show
         self.waiting = deque(jobs)
-        self.working: dict[Connection, tuple[Job, BaseProcess]] = {}
-        self.doing: dict[Connection, str] = {}
+        self.working: dict[Connection, Worker] = {}
+        self.tries: Counter[Run] = Counter()
         self.failed: dict[Run, str] = {}
         self.context = _context({setting(job.run.setting).data for job in self.waiting})
 
@@ -71,81 +88,95 @@ class Pool:
             if len(self.working) == self.at_once:
                 return
             job = self.waiting.popleft()
-            if not self.lab.store.missing(job.run, job.tasks):
+            if job.done(self.terms.store):
                 self.show.end(str(job.run), DONE_ELSEWHERE)
-            elif self.lab.store.claimed(job.run):
+            elif self.terms.store.claimed(job.run):
                 self.waiting.append(job)
-            else:
-                self.start(job)
+            elif not self.start(job):
+                self.waiting.appendleft(job)
+                return
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job) -> bool:
+        """Start a job, unless no GPU has room for it."""
         here, there = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(there, job, self.lab))
-        process.start()
+        pinned = self.gpus.take(here, job.run.setting)
+        if pinned is None:
+            return False
+        process = self.context.Process(
+            target=work, args=(there, job, self.terms, self.at_once, pinned)
+        )
+        self.tries[job.run] += 1
+        try:
+            process.start()
+        except (EOFError, ConnectionError):  # the process that forks was killed
+            self.gpus.give_back(here)
+            self.end(job, "failed", "its process could not be started")
+            return True
         there.close()
-        self.working[here] = job, process
+        self.working[here] = Worker(job, process)
+        return True
 
     def hear(self, pipe: Connection) -> None:
         """Take one message of a process; its end, too, is one."""
-        job, process = self.working[pipe]
+        worker = self.working[pipe]
         try:
             kind, *content = pipe.recv()
         except (EOFError, OSError):
-            process.join()
-            ended = f"its process ended with exit code {process.exitcode}"
-            kind, content = "failed", [f"{ended}, at {self.doing.get(pipe, 'its start')}"]
+            worker.process.join()
+            ended = f"its process ended with exit code {worker.process.exitcode}"
+            log = self.terms.store.log(worker.job.run)
+            kind, content = "failed", [f"{ended}, at {worker.doing} (see {log})"]
         if kind == "at":
-            self.doing[pipe] = content[0]
-            self.show.at(str(job.run), *content)
-            return
-        if kind == "warned":
+            self.note(pipe, worker, *content)
+        elif kind == "warned":
             warnings.warn(content[0], stacklevel=1)
-            return
-        del self.working[pipe]
-        process.join()
-        if kind == "failed":
-            self.failed[job.run] = content[0]
-            self.show.end(str(job.run), f"failed: {content[0]}")
-        elif kind == "filled":
-            self.show.end(str(job.run), DONE if content[0] else DONE_ELSEWHERE)
         else:
+            del self.working[pipe]
+            self.gpus.give_back(pipe)
+            worker.process.join()
+            self.end(worker.job, kind, *content)
+
+    def note(self, pipe: Connection, worker: Worker, beat: Beat) -> None:
+        worker.doing = beat.doing
+        self.gpus.note(pipe, beat.memory)
+        self.show.at(str(worker.job.run), beat.doing, int(beat.done), beat.total)
+
+    def end(self, job: Job, kind: str, why: str = STOPPED) -> None:
+        """A process has ended: its job is done, or waits again, or has failed."""
+        if kind in ("filled", "found done"):
+            self.show.end(str(job.run), DONE if kind == "filled" else DONE_ELSEWHERE)
+        elif kind == "claimed":
+            self.tries[job.run] -= 1
             self.waiting.append(job)
+        elif kind == "failed" and self.tries[job.run] <= self.terms.retries:
+            self.show.say(f"{job.run}: {why}; it is tried again")
+            self.waiting.append(job)
+        else:
+            self.failed[job.run] = why
+            self.show.end(str(job.run), f"failed: {why}")
+
+    def stop_gently(self, seconds: float) -> None:
+        """Tell all processes to save what they are at and to end, and wait for that so long."""
+        deadline = time.monotonic() + seconds
+        self.waiting.clear()
+        processes = [worker.process for worker in self.working.values()]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        for _, process in self.working.values():
-            process.kill()
-
-
-def _work(pipe: Connection, job: Job, lab: Lab) -> None:
-    """Fill a job's cells, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.showwarning = lambda message, *_: pipe.send(("warned", str(message)))
-    log = lab.store.folder(job.run) / "error.txt"
-    try:
-        if lab.device.type == "cuda":
-            torch.cuda.set_device(lab.device)  # so that nothing is put on the first one
-        filled = fill(job.run, job.tasks, lab, lambda *what: pipe.send(("at", *what)))
-        log.unlink(missing_ok=True)
-        pipe.send(("claimed",) if filled is None else ("filled", filled))
-    except BrokenPipeError:  # the parent is gone, which is no failure of the run
-        return
-    except Exception as error:  # whatever a method or a task of the user's own may raise
-        with written_aside(log) as path:
-            path.write_text(traceback.format_exc())
-        pipe.send(("failed", f"{one_line(error)} (see {log})"))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+        for worker in self.working.values():
+            worker.process.kill()
 
 
 def _context(datasets: Iterable[str]) -> Any:
-    """Processes that start at once, forked from one that has imported all that takes long."""
-    if "forkserver" not in get_all_start_methods():
+    """Processes that start at once, forked from one that has imported all that takes long.
+
+    In a job of Slurm's, each is started anew: Slurm's signals go to every process of a job, and the
+    one that forks would not survive them.
+    """
+    if "forkserver" not in get_all_start_methods() or "SLURM_JOB_ID" in os.environ:
         return get_context("spawn")
     context = get_context("forkserver")
     modules = [f"mixbench.bench.data.{name}" for name in datasets if FOLDER not in name]

@@ -204,7 +204,7 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("speed digits/tiny", "no network 'tiny'"),
         ("speed digits/small mixpu", "no method 'mixpu'"),
         ("speed digits/small --steps 0", "0 is not in the range x>=1"),
-        ("run tiny --results file", "results folder file can't be written"),
+        ("run tiny --results file", "'--results': Directory 'file' is a file"),
         ("run tiny --device abacus", "device 'abacus' can't be used here"),
         ("run tiny --only", "--only leaves no rows: name the methods"),
         ("run tiny --setting digits/smal", "no network 'smal'; did you mean small"),

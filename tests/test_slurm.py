@@ -211,6 +211,8 @@ def test_what_slurm_has_not_is_said(cluster: Cluster, terms: Terms) -> None:
     with pytest.raises(BadInput, match="no partition 'hihg'; did you mean high"):
         scheduler.check(terms, Allocation("hihg", 5))
     scheduler.check(on_gpus, Allocation("island,high", 5))
+    with pytest.raises(BadInput, match="device 'cuda:1': Slurm chooses the GPUs; name cuda"):
+        scheduler.check(replace(terms, device="cuda:1"), ANYWHERE)
     with pytest.raises(BadInput, match="3 GPUs, and a node of partition low has 2 at most"):
         scheduler.check(replace(on_gpus, gpus=3), ANYWHERE)
     with pytest.raises(BadInput, match="1 GPU, and a node of partition island has none; there is"):

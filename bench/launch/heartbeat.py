@@ -34,6 +34,9 @@ class Beat:
     memory: int
 
 
+BEAT = TypeAdapter(Beat)
+
+
 class Heartbeat:
     """A report that writes a file beside the run, and tells each beat to a listener."""
 
@@ -89,6 +92,6 @@ def path(store: Store, run: Run) -> Path:
 def read(store: Store, run: Run) -> Beat | None:
     """The last that was heard of a run; None if nobody was at work on it since it ended well."""
     try:
-        return TypeAdapter(Beat).validate_json(path(store, run).read_bytes())
+        return BEAT.validate_json(path(store, run).read_bytes())
     except (OSError, ValueError):
         return None

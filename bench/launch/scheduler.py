@@ -95,6 +95,9 @@ class Submitted:
             path.write_text(json.dumps(asdict(self)))
 
 
+SUBMITTED = TypeAdapter(Submitted)
+
+
 def minutes(text: str) -> int:
     """A time as Slurm spells it, such as 90, 12:00:00 or 2-00:00:00, rounded up. Raises BadInput."""
     days, dash, clock = text.rpartition("-")
@@ -115,6 +118,8 @@ def check(terms: Terms, allocation: Allocation) -> None:
     """Raises BadInput if Slurm would refuse such jobs, or never start them."""
     if which("sbatch") is None:
         raise BadInput("no Slurm here: no sbatch on the PATH; --on local and --on ray need none")
+    if ":" in terms.device:
+        raise BadInput(f"device {terms.device!r}: Slurm chooses the GPUs; name cuda")
     check_options(allocation.options)
     check_gpus(gpus_of_job(terms), allocation.partition)
     wanted = flags(sbatch_options(terms, allocation) | {"time": str(allocation.minutes)})
@@ -167,7 +172,7 @@ def queue() -> dict[str, Queued]:
 def job_of(store: Store, run: Run) -> Submitted | None:
     """The job that a run was last submitted as; None if it never was."""
     try:
-        return TypeAdapter(Submitted).validate_json(note(store, run).read_bytes())
+        return SUBMITTED.validate_json(note(store, run).read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -64,10 +64,7 @@ def outcome(job: Job, terms: Terms, at_once: int, pinned: Pinned, tell: Tell) ->
         filled = fill(job.run, job.tasks, terms.lab(pin(terms, pinned), at_once), beat)
     except stop.Stopped:
         return ("stopped",)
-    except (
-        Exception,
-        SystemExit,
-    ) as why:  # whatever a method or a task of the user's own may raise
+    except (Exception, SystemExit) as why:  # whatever what is the user's own may raise
         traceback.print_exc()
         with written_aside(error) as path:
             path.write_text(f"{traceback.format_exc()}\n{one_line(why)}\n")

@@ -219,6 +219,12 @@ def test_a_node_that_does_not_see_the_results_is_named_before_anything_starts(
     assert not list(results.iterdir())
 
 
+def test_a_node_that_is_gone_is_not_waited_for(nodes: Nodes, tmp_path: Path) -> None:
+    gone = {"NodeID": "a" * 56, "NodeManagerAddress": "127.0.0.9"}
+    with place.connected(nodes.cluster.address), place.token(tmp_path) as shared:
+        place.check_nodes([*place.alive(), gone], shared)
+
+
 def test_a_run_is_not_worked_on_where_its_results_are_not_seen(tmp_path: Path) -> None:
     terms = Terms(tmp_path / "results", device="cpu")
     with pytest.raises(BadInput, match=f"{socket.gethostname()} does not see the results folder"):

@@ -139,24 +139,29 @@ def with_room(terms: Terms, nodes: Iterable[Node]) -> list[Node]:
     )
 
 
-def check_nodes(nodes: Iterable[Node], shared: Path) -> None:
-    """Raises BadInput, naming the node, if one can't import this, or see the results folder."""
+def check_nodes(nodes: Sequence[Node], shared: Path) -> None:
+    """Raises BadInput, naming the node, if one can't import this, or see the results folder.
+
+    A node that is gone by then gets no run.
+    """
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0)(check_seen)
-    looks = {
-        node["NodeManagerAddress"]: look.options(
+    looks = [
+        look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(shared)
         for node in nodes
-    }
-    for address, each in looks.items():
+    ]
+    for node, each in zip(nodes, looks, strict=True):
         try:
             ray.get(each)
+        except (NodeDiedError, TaskUnschedulableError):
+            continue
         except RayError as error:
-            raise BadInput(f"node {address}: {reason(error)}") from None
+            raise BadInput(f"node {node['NodeManagerAddress']}: {reason(error)}") from None
 
 
 def submitted(jobs: Iterable[Job], terms: Terms, shared: Path) -> dict[Any, Run]:

@@ -248,7 +248,13 @@ def _check(jobs: Sequence["Job"], terms: "Terms", here: bool) -> None:
 
 
 def _at(
-    place: str, jobs: Sequence["Job"], terms: "Terms", *, at_once: int, address: str, **ways: Any
+    place: str,
+    jobs: Sequence["Job"],
+    terms: "Terms",
+    *,
+    at_once: int,
+    address: str | None,
+    **ways: Any,
 ) -> "dict[Run, str] | None":
     """Do the jobs at a place: the runs that failed, and why; None if they are left to a queue."""
     if place == "local":

@@ -41,7 +41,7 @@ def free_memory() -> dict[str, int]:
 class Gpus:
     """Hands the GPUs of a machine to runs.
 
-    each: GPUs for a run; below 1, so many runs share one. At 1, a run comes to one that is in use
+    each: GPUs for a run; below 1, as many runs share one as have room by that. At 1, a run comes to one that is in use
     when all on it have said how much memory they hold, and as much is free as any run of its
     setting was seen to need.
     """

@@ -8,7 +8,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from mixbench.tasks import Metric, Outputs, Task, Trained
+from mixbench.tasks import Answer, Metric, Outputs, Task, Trained
+
+CURVES = ("top1", "loss")
+"""What figures show of each epoch."""
 
 
 @torch.no_grad()
@@ -42,7 +45,10 @@ def _place(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Error after the last epoch; also the best of all epochs, and the median of the last ten."""
+    """Error after the last epoch; also the best of all epochs, and the median of the last ten.
+
+    Test error and training loss after each epoch are left for figures.
+    """
 
     metrics: ClassVar = {
         "top1": Metric("top-1 error, %", "lower"),
@@ -53,10 +59,11 @@ class Classification(Task):
         "top5_median": Metric("top-5 error, %, median of last 10 epochs", "lower", main=False),
     }
 
-    def evaluate(self, trained: Trained) -> dict[str, float]:
+    def evaluate(self, trained: Trained) -> Answer:
         scores = errors_of(trained.outputs("test"))
         for name in tuple(scores):
             history = [epoch[name] for epoch in trained.epochs]
             scores[f"{name}_best"] = min(history)
             scores[f"{name}_median"] = median(history[-10:])
-        return scores
+        curves = {f"epoch_{name}": [e[name] for e in trained.epochs] for name in CURVES}
+        return scores | curves

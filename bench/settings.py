@@ -196,6 +196,9 @@ DIGITS = Recipe(
 DIGITS_VIT = replace(
     DIGITS, epochs=30, optimizer="adamw", lr=3e-3, nesterov=False, weight_decay=0.05
 )
+TINY_CIFAR100 = Recipe(  # of which a run takes one core about a minute
+    epochs=50, batch=64, nesterov=True, weight_decay=5e-4, schedule="cosine"
+)
 SHAPES = Recipe(epochs=6, batch=32, lr=0.02, nesterov=True, weight_decay=5e-4, schedule="cosine")
 
 SETTINGS = {
@@ -213,6 +216,7 @@ SETTINGS = {
         Setting("speechcommands", "resnet18", SPEECH),
         Setting("digits", "small", DIGITS),
         Setting("digits", "smallvit", DIGITS_VIT),
+        Setting("tinycifar100", "preactresnet18-narrow", TINY_CIFAR100),
         Setting("shapes", "resnet18", SHAPES),
     )
 }

@@ -17,7 +17,15 @@ from torchvision import datasets
 
 from mixbench.bench import data
 from mixbench.bench.cells import Cell, Record, Run, Store
-from mixbench.bench.data import Files, cub, imagenet, shapes, speechcommands, tinyimagenet
+from mixbench.bench.data import (
+    Files,
+    cub,
+    imagenet,
+    shapes,
+    speechcommands,
+    tinycifar100,
+    tinyimagenet,
+)
 from mixbench.bench.lab import Lab
 from mixbench.bench.reading import Epoch, reading
 from mixbench.bench.runs import fill
@@ -36,6 +44,11 @@ def needs(name: str) -> pytest.MarkDecorator:
 def tiny_cifar(kind: type[datasets.CIFAR10], root: Path, patch: pytest.MonkeyPatch) -> None:
     formats.cifar(root, kind, CLASSES, train=5, test=4)
     formats.trust(root, kind, patch)
+
+
+def tiny_tinycifar100(root: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tinycifar100, "CLASSES", CLASSES)
+    tiny_cifar(datasets.CIFAR100, root, patch)
 
 
 def tiny_imagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
@@ -66,6 +79,7 @@ def fewer_shapes(root: Path, patch: pytest.MonkeyPatch) -> None:
 WRITE: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "cifar10": lambda root, patch: tiny_cifar(datasets.CIFAR10, root, patch),
     "cifar100": lambda root, patch: tiny_cifar(datasets.CIFAR100, root, patch),
+    "tinycifar100": tiny_tinycifar100,
     "tinyimagenet": tiny_tinyimagenet,
     "imagenet": tiny_imagenet,
     "cub": tiny_birds,

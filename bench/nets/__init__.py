@@ -5,7 +5,12 @@ from collections.abc import Callable, Mapping
 import torch
 
 from mixbench.bench.nets import zoo
-from mixbench.bench.nets.preactresnet import preactresnet18, preactresnet18_stride2, small
+from mixbench.bench.nets.preactresnet import (
+    preactresnet18,
+    preactresnet18_narrow,
+    preactresnet18_stride2,
+    small,
+)
 from mixbench.bench.nets.resnet import resnet18, resnet50
 from mixbench.bench.nets.vit import smallvit
 from mixbench.bench.nets.wideresnet import wrn16_8, wrn28_10
@@ -16,6 +21,7 @@ NETS: Mapping[str, Callable[[int, int, tuple[float, ...], tuple[float, ...]], Ne
     "small": small,
     "preactresnet18": preactresnet18,
     "preactresnet18-stride2": preactresnet18_stride2,
+    "preactresnet18-narrow": preactresnet18_narrow,
     "wrn16-8": wrn16_8,
     "wrn28-10": wrn28_10,
     "resnet18": resnet18,

@@ -45,6 +45,35 @@ TABLES = {
             columns=("classification", "calibration"),
         ),
         Table(
+            name="quickstart-eps",
+            caption="Error under PGD by the attacker's radius, on scikit-learn's digits.",
+            settings=("digits/small",),
+            methods=(
+                "baseline",
+                "mixup",
+                "cutmix",
+                "manifold",
+                "alignmixup",
+                "puzzlemix",
+                "multimix",
+            ),
+            columns=tuple(f"robustness,attacks=pgd,eps={eps}" for eps in (0.01, 0.02, 0.04, 0.08)),
+        ),
+        Table(
+            name="quickstart-n",
+            caption="MultiMix by how many mixtures it draws, on scikit-learn's digits.",
+            settings=("digits/small",),
+            methods=(
+                "baseline",
+                *(
+                    f"{m}{n}"
+                    for m in ("multimix", "densemultimix")
+                    for n in (",n=10", ",n=100", "")
+                ),
+            ),
+            columns=("classification", "calibration"),
+        ),
+        Table(
             name="cifar100-tiny",
             caption="Twenty classes of CIFAR-100 with 100 training images each, and a network that one "
             "core trains in about a minute.",

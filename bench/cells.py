@@ -7,32 +7,33 @@ JSON file. Files are written aside and renamed, so what is there is whole.
 import fcntl
 import hashlib
 import json
-import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from reprlib import Repr
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-import numpy as np
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-
+from mixbench.bench import catalogue
+from mixbench.bench.catalogue import live_method, live_task
 from mixbench.bench.settings import Recipe, Setting
-from mixbench.bench.spec import BadInput, parse, resolved
-from mixbench.methods import Method
-from mixbench.tasks import Task
+from mixbench.bench.spec import BadInput, one_line, resolved
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Record = dict[str, Any]
-Arrays = Mapping[str, NDArray[Any]]
+Arrays: TypeAlias = Mapping[str, "NDArray[Any]"]
 CHECKPOINT = "checkpoint.pt"
+LARGEST = 1e100
+"""What a metric may be: sums and squares of more would not be finite."""
 EMPTY: Arrays = MappingProxyType({})
 
 
@@ -45,27 +46,12 @@ def setting(text: str) -> Setting:
     return Setting.parse(text)
 
 
-@cache
-def method(text: str) -> Method:
-    return parse(text, "mixbench.methods", Method)
+method, task = cache(live_method), cache(live_task)
 
 
 @cache
-def task(text: str) -> Task:
-    return parse(text, "mixbench.tasks", Task)
-
-
-@cache
-def _resolved(kind: Callable[[str], Any], text: str) -> Record:
-    return resolved(kind(text))
-
-
-def _versioned(kind: Callable[[str], Method | Task], text: str) -> Record:
-    return _resolved(kind, text) | {"version": kind(text).version}
-
-
-def _defaults(thing: Method | Task) -> Record:
-    return resolved(type(thing)()) | {"version": thing.version}
+def _setting_parameters(text: str) -> Record:
+    return resolved(setting(text))
 
 
 @dataclass(frozen=True)
@@ -83,16 +69,16 @@ class Run:
         """What the parameters were before they had a name: the defaults of their classes."""
         defaults = {
             "setting": {"recipe": Recipe.defaults()},
-            "method": _defaults(method(self.method)),
+            "method": catalogue.method(self.method).defaults,
         }
         if self.teacher:
-            defaults["teacher"] = _defaults(method(self.teacher.method))
+            defaults["teacher"] = catalogue.method(self.teacher.method).defaults
         return defaults
 
     @property
     def teacher(self) -> "Run | None":
         """The run whose network this one learns from."""
-        name = method(self.method).teacher
+        name = catalogue.method(self.method).teacher
         return Run(self.setting, name, self.seed) if name else None
 
     def identity(self) -> Record:
@@ -101,11 +87,11 @@ class Run:
         Others are given the same lists and dicts: they are not to be changed.
         """
         parameters = {
-            "setting": _resolved(setting, self.setting),
-            "method": _versioned(method, self.method),
+            "setting": _setting_parameters(self.setting),
+            "method": (known := catalogue.method(self.method)).parameters,
         }
-        if teacher := method(self.method).teacher:
-            parameters["teacher"] = _versioned(method, teacher)
+        if known.teacher:
+            parameters["teacher"] = catalogue.method(known.teacher).parameters
         return {
             "setting": self.setting,
             "method": self.method,
@@ -124,11 +110,11 @@ class Cell:
     def identity(self) -> Record:
         """The same for a cell."""
         run = self.run.identity()
-        parameters = run["parameters"] | {"task": _versioned(task, self.task)}
+        parameters = run["parameters"] | {"task": catalogue.task(self.task).parameters}
         return run | {"task": self.task, "parameters": parameters}
 
     def defaults(self) -> Record:
-        return self.run.defaults() | {"task": _defaults(task(self.task))}
+        return self.run.defaults() | {"task": catalogue.task(self.task).defaults}
 
 
 @cache
@@ -154,16 +140,23 @@ class Store:
         return self.folder(cell.run) / file_name(cell.task)
 
     def read(self, cell: Cell) -> Record | None:
-        """The cell's record. One that is damaged, foreign or stale is warned of, and is None."""
+        """The cell's record. One that is damaged, foreign or stale is warned of, and is None.
+
+        Raises BadInput if the cell's name stands for nothing.
+        """
         path = self.path(cell)
         try:
-            record: Record = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            record: Record = json.loads(content)
+            if rb"\ud" in content.lower():
+                json.dumps(record, ensure_ascii=False).encode()  # raises where half a letter is
+            problem = mismatch(record, cell) or malformed(record, cell)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except BadInput:
+            raise
         except (OSError, ValueError, RecursionError) as error:
             problem = f"it can't be read ({error})"
-        else:
-            problem = mismatch(record, cell) or malformed(record, cell)
         if problem:
             warn(path, problem)
             return None
@@ -174,13 +167,15 @@ class Store:
         path, record = self._beside(cell), self.read(cell) or {}
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+            if digest(content) == record.get("beside"):
+                return _unpacked(content)
+            problem = f"it is not what was made with {self.path(cell).name}"
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        if digest(content) != record.get("beside"):
-            warn(path, f"it is not what was made with {self.path(cell).name}")
-            return {}
-        with np.load(BytesIO(content)) as file:
-            return dict(file)
+        except Exception as error:  # a file can hold anything
+            problem = f"it can't be read ({one_line(error)})"
+        warn(path, problem)
+        return {}
 
     def _beside(self, cell: Cell) -> Path:
         return self.path(cell).with_suffix(".npz")
@@ -201,7 +196,7 @@ class Store:
         """The last line of it; else ''."""
         try:
             return self.error(run).read_text(errors="replace").strip().rpartition("\n")[2]
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return ""
 
     def log(self, run: Run) -> Path:
@@ -234,6 +229,8 @@ class Store:
         What its task kept until then is removed.
         """
         if arrays:
+            import numpy as np
+
             np.savez_compressed(content := BytesIO(), **arrays)  # type: ignore[arg-type]
             record = record | {"beside": digest(content.getvalue())}
             with written_aside(self._beside(cell)) as path:
@@ -249,6 +246,8 @@ class Store:
         The claim is a lock of the operating system's, so it ends with the process that holds it,
         wherever the file system knows such locks.
         """
+        from filelock import FileLock, Timeout
+
         self.folder(run).mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._claim_path(run))
         try:
@@ -289,6 +288,13 @@ class Store:
             ) from None
 
 
+def _unpacked(content: bytes) -> Arrays:
+    import numpy as np
+
+    with np.load(BytesIO(content)) as file:
+        return dict(file)
+
+
 def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
@@ -307,16 +313,17 @@ def mismatch(record: object, named: Run | Cell) -> str:
     identity = named.identity()
     if not isinstance(record, dict) or not isinstance(record.get("parameters"), dict):
         return "it is no record of this project"
-    for key in identity.keys() - {"parameters"}:
-        if record.get(key) != identity[key]:
-            return f"it is a record of {key} {record.get(key)!r}"
+    for key in identity:
+        if key != "parameters" and record.get(key) != identity[key]:
+            return f"it is a record of {key} {_brief(record.get(key))}"
     if record["parameters"] == identity["parameters"]:  # most are, and this is quick
         return ""
     new = _flat(identity["parameters"])
     old = _flat(named.defaults()) | _flat(record["parameters"])
     for key in dict.fromkeys((*old, *new)):
         if key not in new or old.get(key) != new[key]:
-            return f"it is stale: {key} was {old.get(key)!r}, is {new.get(key)!r} today"
+            was, today = _brief(old.get(key)), _brief(new.get(key))
+            return f"it is stale: {_name(key)} was {was}, is {today} today"
     return ""
 
 
@@ -330,32 +337,78 @@ def _flat(tree: object, path: str = "") -> dict[str, Any]:
 
 
 def malformed(record: Record, cell: Cell) -> str:
-    """What keeps a record's metrics from being the numbers of this cell; else ''.
+    """What keeps a record from being an answer of this cell, with all that lies in it; else ''.
 
-    A task that does not apply to what was trained has none, and says why. A metric that is
-    undefined is null.
+    A task that does not apply to what was trained has no metrics, and says why. A metric that is
+    undefined is null. What made a record need not be known.
     """
-    if isinstance(record.get("inapplicable"), str):
-        return ""
+    answer = _not_applied(record) if "inapplicable" in record else _not_answered(record, cell)
+    return answer or _odd_curves(record.get("curves", {})) or _odd_origin(record.get("made", {}))
+
+
+def _not_applied(record: Record) -> str:
+    """What is wrong with a record that says why it has no metrics."""
+    if not isinstance(record["inapplicable"], str):
+        return f"its inapplicable is {_brief(record['inapplicable'])}, not a reason"
+    return "it has metrics, and says that it has none" if "metrics" in record else ""
+
+
+def _not_answered(record: Record, cell: Cell) -> str:
     metrics = record.get("metrics")
     if not isinstance(metrics, dict):
         return "it has no metrics"
-    for name in _metrics(cell.task):
+    for name in _answered(cell.task):
         if name not in metrics:
             return f"it has no {name}"
-        value = metrics[name]
-        if value is not None and not _finite(value):
-            return f"its {name} is {value!r}, not a number"
+    for name, value in metrics.items():
+        if value is not None and not is_number(value):
+            return f"its {_name(name)} is {_brief(value)}, not a number to count with"
     return ""
 
 
+def _odd_curves(curves: object) -> str:
+    """What keeps them from being numbers, lists of numbers, or lists of words, by name."""
+    if not isinstance(curves, dict):
+        return f"its curves are {_brief(curves)}"
+    for name, curve in curves.items():
+        values = curve if isinstance(curve, list) else [curve]
+        words = curve is values and all(isinstance(value, str) for value in values)
+        if not words and not all(map(is_number, values)):
+            return f"its curve {_name(name)} is neither of numbers nor of words"
+    return ""
+
+
+def _odd_origin(made: object) -> str:
+    """What keeps it from being two records: of the training, and of the task."""
+    parts = made.values() if isinstance(made, dict) else [made]
+    odd = [part for part in parts if not isinstance(part, dict)]
+    return f"what made it is {_brief(odd[0])}" if odd else ""
+
+
 @cache
-def _metrics(task_name: str) -> tuple[str, ...]:
-    return tuple(task(task_name).metrics)
+def _answered(task_name: str) -> tuple[str, ...]:
+    """The metrics that a record of the task has."""
+    rules = catalogue.task(task_name).metrics
+    return tuple(name for name, rule in rules.items() if not rule.complement)
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < math.inf
+def _brief(value: object) -> str:
+    """What was found in a file, on one short line, however long or deep it is."""
+    short = Repr()
+    short.maxstring = 100
+    return short.repr(value)
+
+
+def _name(key: str) -> str:
+    """The same of a name, without quotes."""
+    return _brief(key)[1:-1]
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one that can be counted with: no truth value, and small enough for squares."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= LARGEST
 
 
 @contextmanager
@@ -368,6 +421,12 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = (
+                str(path),
+                None,
+            )  # the other name says nothing to users
         raise

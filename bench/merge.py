@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from mixbench.bench import catalogue
 from mixbench.bench.cells import (
     Cell,
     Record,
@@ -13,13 +14,11 @@ from mixbench.bench.cells import (
     Store,
     digest,
     malformed,
-    method,
     mismatch,
     setting,
-    task,
     written_aside,
 )
-from mixbench.bench.spec import BadInput, one_line, spell
+from mixbench.bench.spec import BadInput, one_line
 
 
 @dataclass
@@ -58,7 +57,7 @@ def merge(folders: Sequence[Path], store: Store) -> Merged:
     store.check_writable()
     merged = Merged()
     for folder, paths in files.items():
-        found = _whole(Store(folder), paths, merged)
+        found = whole(Store(folder), paths, merged)
         for run, some in groupby(found, key=lambda each: each.cell.run):
             _take_run(run, list(some), store, merged)
     return merged
@@ -71,17 +70,17 @@ def _files(folder: Path, store: Store) -> list[Path]:
     here, there = store.root.resolve(), folder.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise BadInput(f"{folder} is or overlaps the store {store.root}; name other results")
-    files = sorted(path for path in folder.rglob("*.json") if _visible(path.relative_to(folder)))
+    files = sorted(path for path in folder.rglob("*.json") if visible(path.relative_to(folder)))
     if not files:
         raise BadInput(f"{folder} holds no cell; name a folder with results")
     return files
 
 
-def _visible(path: Path) -> bool:
+def visible(path: Path) -> bool:
     return not any(part.startswith(".") for part in path.parts)
 
 
-def _whole(folder: Store, paths: Sequence[Path], merged: Merged) -> Iterator[_Found]:
+def whole(folder: Store, paths: Sequence[Path], merged: Merged) -> Iterator[_Found]:
     """Those that are cells; the others are left out."""
     for path in paths:
         try:
@@ -107,8 +106,8 @@ def _named(record: object) -> Cell:
     """The cell that a record names, in canonical spelling. Raises BadInput."""
     match record:
         case {"setting": str(where), "method": str(how), "seed": int(seed), "task": str(what)}:
-            run = Run(str(setting(where)), spell(method(how), how.split(",")[0]), seed)
-            return Cell(run, spell(task(what), what.split(",")[0]))
+            run = Run(str(setting(where)), catalogue.method(how).spelling, seed)
+            return Cell(run, catalogue.task(what).spelling)
     raise BadInput("it is no record of this project")
 
 
@@ -146,7 +145,7 @@ def _take(found: _Found, store: Store, merged: Merged) -> None:
 
 def _difference(found: _Found, own: Record) -> str:
     """The first metric in which a cell differs from the store's own, main ones first; else ''."""
-    metrics = task(found.cell.task).metrics
+    metrics = catalogue.task(found.cell.task).metrics
     theirs, ours = found.record.get("metrics", {}), own.get("metrics", {})
     for name in sorted(metrics, key=lambda name: not metrics[name].main):
         if theirs.get(name) != ours.get(name):

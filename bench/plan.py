@@ -8,18 +8,21 @@ from functools import lru_cache
 from itertools import chain, islice, product
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 from urllib.parse import unquote
 
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from rich.filesize import decimal
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mixbench.bench.cells import CHECKPOINT, Cell, Record, Run, Store, setting
+from mixbench.bench.cells import CHECKPOINT, Cell, Record, Run, Store, setting, warn
 from mixbench.bench.data import Gallery
+from mixbench.bench.formats.markdown import grid
 from mixbench.bench.lab import Lab, open_data, reproducible
 from mixbench.bench.provenance import device_name
 from mixbench.bench.speed import subject
-from mixbench.bench.tables import Table, grid
+from mixbench.bench.tables import Table
 from mixbench.bench.training import epochs_done
 from mixbench.tasks import endless, measured
 
@@ -30,6 +33,43 @@ Work = Mapping[Run, Sequence[str]]
 
 Price = tuple[float, float]
 """Seconds, beside those of training, and bytes."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many a run was trained and tested on."""
+
+    train: PositiveInt
+    test: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a record tells of its training, as far as it counts here."""
+
+    device: str
+    seconds: Annotated[Seconds, Field(gt=0)]
+    images: Images
+    processes: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The same of its task."""
+
+    device: str
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Made:
+    training: Trained
+    task: Asked
+
+
+MADE = TypeAdapter(Made)
 
 _opened = lru_cache(maxsize=1)(open_data)  # for all methods of a setting
 
@@ -154,11 +194,24 @@ def _earlier(like: Run, store: Store) -> tuple[list[Record], Mapping[str, list[R
         with suppress(ValueError):  # its name stands for nothing today
             cell = Cell(replace(like, seed=int(path.parent.name)), unquote(path.stem))
             record = store.read(cell)
-            if record and "made" in record:
+            if record and _tells(record, path):
                 size = _bytes(path) + _bytes(path.with_suffix(".npz"))
                 trainings[cell.run] = record["made"]["training"]
                 cells[cell.task].append(record["made"]["task"] | {"bytes": size})
     return [*trainings.values()], cells
+
+
+def _tells(record: Record, path: Path) -> bool:
+    """Whether it is known what made a record; a part of that which can't be used is warned of."""
+    try:
+        MADE.validate_python(record["made"])
+    except KeyError:
+        return False
+    except ValidationError as error:
+        part = ".".join(map(str, error.errors()[0]["loc"]))
+        warn(path, f"what made it has no {part} that can be counted with")
+        return False
+    return True
 
 
 def _preferred(made: list[Record], lab: Lab) -> list[Record]:

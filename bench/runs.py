@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cache
 from traceback import format_exc
 
 import torch
 
-from mixbench.bench import nets, stop, team
-from mixbench.bench.cells import Arrays, Cell, Record, Run, file_name, method, setting, task
+from mixbench.bench import stop, team
+from mixbench.bench.cells import Arrays, Cell, Record, Run, file_name, setting, task
 from mixbench.bench.data import Gallery
 from mixbench.bench.desk import Desk
 from mixbench.bench.lab import Lab, Report, build, has_bfloat16, open_data, reproducible, silent
@@ -88,7 +87,7 @@ def sorted_out(answer: Answer, name: str) -> tuple[Record, Arrays]:
     A curve is a number or a list, of numbers or of words. Raises TypeError or ArithmeticError if
     it is no answer.
     """
-    expected = task(name).metrics
+    expected = task(name).answered
     if absent := [key for key in expected if key not in answer]:
         raise TypeError(f"there is no {' and no '.join(absent)} in the answer")
     metrics: Record = {key: answer[key] for key in expected}
@@ -148,16 +147,3 @@ def check_tasks(names: Iterable[str], gallery: Gallery) -> None:
         except Exception as error:  # whatever a task of the user's own may raise
             why = one_line(BadInput(error) if isinstance(error, ValueError) else error)
             raise BadInput(f"{name} can't be asked: {why}") from None
-
-
-@cache
-def inapplicable(setting_name: str, method_name: str) -> str:
-    """Why a method can't be applied in a setting; else ''."""
-    try:
-        method(method_name).check(_outline(setting(setting_name).net))
-    except ValueError as error:
-        return one_line(BadInput(error))
-    return ""
-
-
-_outline = cache(nets.outline)

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mixbench.bench import nets
-from mixbench.bench.data import FOLDER
-from mixbench.bench.spec import BadInput, choose, override, resolved, respell
+from mixbench.bench.spec import FOLDER, BadInput, choose, override, resolved, respell
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

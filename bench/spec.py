@@ -18,6 +18,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
+FOLDER = "folder:"
+"""Before the path of images of the user's own, in the name of a setting or of a set of images."""
+
 
 class BadInput(ValueError):
     """One line for the user: what is wrong, and what would be right."""

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from mixbench.bench import catalogue
 from mixbench.bench.cells import Run, Store
 from mixbench.bench.launch import heartbeat, scheduler
 from mixbench.bench.launch.heartbeat import Beat
-from mixbench.bench.launch.scheduler import Queued, job_of, queued_as
-from mixbench.bench.launch.slurm import LOST
-from mixbench.bench.runs import inapplicable
+from mixbench.bench.launch.scheduler import LOST, Queued, job_of, queued_as
 from mixbench.bench.settings import Setting
-from mixbench.bench.spec import BadInput, canonical
+from mixbench.bench.spec import BadInput
 from mixbench.bench.tables import Table
-from mixbench.methods import Method
 
 Queue = Mapping[str, Queued]
 
@@ -54,7 +52,7 @@ def state(run: Run, missing: list[str], asked: bool, store: Store, queue: Queue 
     """
     if not missing:
         return State("done")
-    if why := inapplicable(run.setting, run.method):
+    if why := catalogue.inapplicable(run.setting, run.method):
         return State("not applicable", why)
     claimed, beat, to_come = store.claimed(run), heartbeat.read(store, run), ", ".join(missing)
     job = queued_as(run, store, queue or {})
@@ -74,7 +72,7 @@ def run_of(text: str) -> Run:
     if seed.isdecimal():
         for i in [i for i, letter in enumerate(rest) if letter == "/"]:
             with suppress(BadInput):
-                method = canonical(rest[i + 1 :], "mixbench.methods", Method)
+                method = catalogue.method(rest[i + 1 :]).spelling
                 return Run(str(Setting.parse(rest[:i])), method, int(seed))
     raise BadInput(f"no run {text!r}; it should be as in status: digits/small/mixup,alpha=0.2/0")
 

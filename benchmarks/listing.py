@@ -15,9 +15,10 @@ import click
 import torch
 
 from mixbench.bench.cells import Cell, Run, Store, task
+from mixbench.bench.formats.markdown import grid
 from mixbench.bench.paper import TABLES
 from mixbench.bench.provenance import provenance
-from mixbench.bench.tables import Table, grid
+from mixbench.bench.tables import Table
 from mixbench.tasks import Measure
 
 METHODS = tuple(f"mixup,alpha={alpha / 10}" for alpha in range(11, 31))

@@ -3,6 +3,7 @@
 from mixbench.methods._base import (
     Guided,
     GuidedObjective,
+    Lacking,
     LinearMixer,
     Method,
     Mixer,
@@ -29,6 +30,7 @@ __all__ = [
     "Criterion",
     "Guided",
     "GuidedObjective",
+    "Lacking",
     "LinearMixer",
     "Method",
     "Mixer",

@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mixbench.methods._base import Lacking
+
 RELEASES = "github.com/naoto0804/pytorch-AdaIN/releases"
 
 
@@ -92,7 +94,7 @@ def _fill(network: nn.Module, part: str, file: str) -> None:
     """Take the weights from ``file``; what else is in it, such as deeper layers, is left out."""
     path = Path(torch.hub.get_dir(), "checkpoints", file)
     if not path.is_file():
-        raise ValueError(
+        raise Lacking(
             f"there is no {file}: take it from {RELEASES} and put it into torch.hub's checkpoints "
             f"folder (TORCH_HOME), or name another by its whole path, {part}=/..."
         )
@@ -102,6 +104,6 @@ def _fill(network: nn.Module, part: str, file: str) -> None:
         kept = {key: value for key, value in state.items() if key in known}
         network.load_state_dict(kept, assign=True)
     except Exception as error:  # what a damaged file may raise can be anything
-        raise ValueError(
+        raise Lacking(
             f"{file} can't be read as the weights of AdaIN's {part}: take it anew from {RELEASES}"
         ) from error

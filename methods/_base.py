@@ -15,6 +15,10 @@ from mixbench.methods._fields import Probability
 from mixbench.methods._ops import chance, combined, full_precision
 
 
+class Lacking(ValueError):
+    """What a method needs is not on this machine, and how to get it; it could be applied elsewhere."""
+
+
 class Net(nn.Sequential):
     """A network as named stages in a row: ``Net(pixels=..., stem=..., ..., pool=..., head=...)``.
 
@@ -76,9 +80,15 @@ class Method:
     version: a change that changes what is trained raises it: runs of an older one are stale.
     passes: what a step asks of networks beyond the forward and backward pass that trains.
     teacher: the method by which the network that ``objective`` needs was trained; "" if none.
+    formula: what becomes of a batch that is mixed, in one or two lines: x, y are images and targets,
+        x′, y′ their partners, x̂, ŷ what is trained on, f the network, T the teacher, H the
+        criterion; Greek letters are the fields of these names.
+    source: where it was published, such as "arXiv 1710.09412".
     """
 
     version: ClassVar[int] = 1
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
     passes: ClassVar[str] = ""
     teacher: ClassVar[str] = ""
 

@@ -95,13 +95,15 @@ class Trained:
 class Metric:
     """How a number is read: its heading with its unit, which way is better, how it is printed.
 
-    A main metric stands in tables that ask for the task without saying more.
+    A main metric stands in tables that ask for the task without saying more. The complement of
+    another metric is 100 minus it, and is not answered.
     """
 
     title: str
     better: Literal["lower", "higher", "neither"]
     form: str = ".2f"
     main: bool = True
+    complement: str = ""
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -117,6 +119,11 @@ class Task:
     def metrics(self) -> Mapping[str, Metric]:
         """The numbers that it answers with, and how they are read."""
         return {}
+
+    @property
+    def answered(self) -> list[str]:
+        """Those of ``metrics`` that an answer has: all but complements."""
+        return [name for name, rule in self.metrics.items() if not rule.complement]
 
     def check(self, data: Data) -> None:
         """Raises ValueError, which says why, if it can't be asked: a package or a set is missing."""

@@ -52,6 +52,7 @@ class Classification(Task):
 
     metrics: ClassVar = {
         "top1": Metric("top-1 error, %", "lower"),
+        "accuracy": Metric("top-1 accuracy, %", "higher", main=False, complement="top1"),
         "top1_best": Metric("top-1 error, %, best epoch", "lower", main=False),
         "top1_median": Metric("top-1 error, %, median of last 10 epochs", "lower", main=False),
         "top5": Metric("top-5 error, %", "lower", main=False),

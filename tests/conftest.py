@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mixbench.bench import catalogue
 from mixbench.bench.cells import Store
 from mixbench.bench.lab import Lab
-from mixbench.bench.runs import inapplicable
 from mixbench.methods._adain import inverse_vgg, vgg
 
 
@@ -22,6 +22,14 @@ def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever weights lie on this machine, tests see none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("empty")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
@@ -40,9 +48,9 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adain(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """StyleMix finds weights."""
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
-    inapplicable.cache_clear()
+    catalogue._refusal.cache_clear()
     yield
-    inapplicable.cache_clear()
+    catalogue._refusal.cache_clear()
 
 
 @pytest.fixture

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixbench.bench.cells import BadFile, Cell, Record, Run, Store, mismatch, written_aside
+from mixbench.bench import catalogue
+from mixbench.bench.cells import (
+    BadFile,
+    Cell,
+    Record,
+    Run,
+    Store,
+    digest,
+    mismatch,
+    written_aside,
+)
 from mixbench.bench.lab import Lab
 from mixbench.bench.spec import BadInput
 
@@ -101,6 +111,28 @@ def stale() -> Record:
         (json.dumps(record(metrics=None)), "it has no metrics"),
         ("[" * 100_000, "it can't be read"),
         (json.dumps(record(metrics={"fgsm": 1.0, "pgd": "2.5"})), "its pgd is '2.5', not a number"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": float("-inf")})), "its pgd is -inf"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": True})), "its pgd is True, not a number"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": 10**400})), "not a number"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": 1e308})), "not a number"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": 2.0}) | {"x": "\ud800"}), "can't be read"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": [2.5]})), "its pgd is [2.5], not a number"),
+        (json.dumps(record(metrics=[1.0, 2.5])), "it has no metrics"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": 2.0, "old": "=1+1"})), "its old is '=1+1'"),
+        (json.dumps(record(metrics={"fgsm": 1.0, "pgd": 2.0, "a\nb": {}})), "its a\\nb is {}"),
+        (json.dumps(record(inapplicable="it mixes nothing")), "it has metrics, and says"),
+        (json.dumps(record(inapplicable=5)), "its inapplicable is 5, not a reason"),
+        (json.dumps(record(curves=[1, 2])), "its curves are [1, 2]"),
+        (json.dumps(record(curves={"eps": [1, None]})), "its curve eps is neither of numbers nor"),
+        (json.dumps(record(curves={"eps": [1, "a"]})), "its curve eps is neither of numbers nor"),
+        (json.dumps(record(curves={"eps": float("nan")})), "its curve eps is neither"),
+        (json.dumps(record(curves={"eps": "a"})), "its curve eps is neither of numbers nor"),
+        (json.dumps(record(made=None)), "what made it is None"),
+        (json.dumps(record(made={"training": {}, "task": "a GPU"})), "what made it is 'a GPU'"),
+        (json.dumps(record(method="a\nb" * 1000)), "it is a record of method 'a\\nb"),
+        (json.dumps(record(parameters={"a\nb": "c" * 1000})), "it is stale: "),
+        (json.dumps(record(parameters="@")).replace('"@"', '{"a": ' * 900 + "1" + "}" * 900), ""),
+        ("null", "it is no record of this project"),
     ],
 )
 def test_a_bad_file_is_named_and_missing(lab: Lab, text: str, why: str) -> None:
@@ -112,6 +144,60 @@ def test_a_bad_file_is_named_and_missing(lab: Lab, text: str, why: str) -> None:
     (warning,) = warned
     assert str(warning.message).startswith(f"{path} is treated as missing: ")
     assert why in str(warning.message)
+    assert "\n" not in str(warning.message)
+    assert len(str(warning.message)) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\x80abc", b"\0\0\0"])
+def test_a_file_that_is_no_text_is_named_and_missing(lab: Lab, content: bytes) -> None:
+    lab.store.path(CELL).parent.mkdir(parents=True)
+    lab.store.path(CELL).write_bytes(content)
+    with pytest.warns(BadFile, match="it can't be read"):
+        assert lab.store.read(CELL) is None
+
+
+def test_curves_of_numbers_and_of_words_are_read(lab: Lab) -> None:
+    curves = {"eps": [0, 0.5], "names": ["a", "b"], "mean": 1.5, "none": []}
+    lab.store.publish(CELL, record(curves=curves, made={"training": {}, "task": {}}))
+    assert (lab.store.read(CELL) or {})["curves"] == curves
+
+
+def test_a_name_that_stands_for_nothing_is_no_damage(lab: Lab) -> None:
+    lab.store.publish(CELL, record())
+    lab.store.path(CELL).rename(lab.store.path(CELL).with_name("clairvoyance.json"))
+    with pytest.raises(BadInput, match="no task 'clairvoyance'"):
+        lab.store.read(Cell(RUN, "clairvoyance"))
+
+
+def test_a_complement_is_not_answered(lab: Lab) -> None:
+    cell = Cell(RUN, "classification")
+    rules = catalogue.task("classification").metrics
+    metrics = dict.fromkeys([name for name, rule in rules.items() if not rule.complement], 1.5)
+    assert "accuracy" in rules.keys() - metrics.keys()
+    lab.store.publish(cell, cell.identity() | {"metrics": metrics})
+    assert lab.store.read(cell)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4 cut short", b"\x93NUMPY"])
+def test_what_lies_beside_and_is_no_archive_is_named(lab: Lab, content: bytes) -> None:
+    lab.store.publish(CELL, record(beside=digest(content)))
+    lab.store.path(CELL).with_suffix(".npz").write_bytes(content)
+    with pytest.warns(BadFile, match=r"5\.npz is treated as missing: it can't be read"):
+        assert lab.store.arrays(CELL) == {}
+
+
+def test_a_folder_beside_a_cell_is_named(lab: Lab) -> None:
+    lab.store.publish(CELL, record(), {"points": np.zeros(3)})
+    beside = lab.store.path(CELL).with_suffix(".npz")
+    beside.unlink()
+    beside.mkdir()
+    with pytest.warns(BadFile, match="it can't be read"):
+        assert lab.store.arrays(CELL) == {}
+
+
+def test_a_folder_in_place_of_an_error_is_no_failure(lab: Lab) -> None:
+    lab.store.error(RUN).mkdir(parents=True)
+    assert lab.store.failure(RUN) == ""
 
 
 def test_a_folder_in_place_of_a_file_is_named_and_missing(lab: Lab) -> None:

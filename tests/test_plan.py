@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.filesize import decimal
 
 from mixbench.bench import plan as plans
-from mixbench.bench.cells import Cell, Record, Run, Store, task
+from mixbench.bench.cells import BadFile, Cell, Record, Run, Store, task
 from mixbench.bench.lab import Lab
 from mixbench.bench.plan import WARMUP, plan
 from mixbench.bench.spec import BadInput
@@ -258,6 +258,27 @@ def test_files_whose_names_stand_for_nothing_today_tell_nothing(lab: Lab) -> Non
     (other := folder.with_name("7-copy")).mkdir()
     (other / "classification.json").write_text(cell)
     assert plan(MIXUP, lab) == before
+
+
+@pytest.mark.parametrize(
+    ("training", "part"),
+    [
+        ({"device": HERE}, "training.seconds"),
+        ({}, "training.device"),
+        (made(0.0), "training.seconds"),
+        (made(float("inf")), "training.seconds"),
+        (made(1.0) | {"images": 5}, "training.images"),
+        (made(1.0) | {"images": {"train": -1, "test": 0}}, "training.images.train"),
+    ],
+)
+def test_a_cell_that_does_not_tell_what_it_took_is_named_and_not_counted(
+    lab: Lab, training: Record, part: str
+) -> None:
+    fill(lab.store, "mixup", EARLIER, "classification")
+    before = plan(MIXUP, lab)
+    put(lab.store, Run(SETTING, "mixup", EARLIER + 1), "classification", training, asked(9.0))
+    with pytest.warns(BadFile, match=f"missing: what made it has no {part} that"):
+        assert plan(MIXUP, lab) == before
 
 
 @pytest.fixture

@@ -25,11 +25,12 @@ from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
 from mixbench.bench import cells, runs, stop
+from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
 from mixbench.bench.desk import Desk
 from mixbench.bench.lab import Lab, Report, pick_device
 from mixbench.bench.optimizers import optimizer
-from mixbench.bench.runs import Unanswered, ask, ask_all, check, fill, inapplicable
+from mixbench.bench.runs import Unanswered, ask, ask_all, check, fill
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, names, one_line
 from mixbench.bench.training import Training, epochs_done, train

@@ -74,7 +74,7 @@ def test_a_task_answers_with_its_metrics_and_leaves_data_alone(
     before = [t.clone() for t in pixels(gallery)]
     read = {name: copy.deepcopy(apt.outputs(name)) for name in ("train", "test")}
     answer = task.evaluate(apt)
-    assert set(numbers(answer)) == set(task.metrics)
+    assert set(numbers(answer)) == set(task.answered)
     for name, value in answer.items():
         assert isinstance(value, int | float | list | Tensor | None), name
         told = [part for part in tree_leaves(value) if not isinstance(part, str | None)]

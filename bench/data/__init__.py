@@ -11,10 +11,9 @@ from pathlib import Path
 from mixbench.bench.data._base import Dataset, Files, Images
 from mixbench.bench.data._gallery import Gallery
 from mixbench.bench.data._held import Held, held
-from mixbench.bench.data._imagefolder import FOLDER
 from mixbench.bench.data._source import Source
 from mixbench.bench.data._streamed import Streamed
-from mixbench.bench.spec import choose, names
+from mixbench.bench.spec import FOLDER, choose, names
 
 __all__ = ["FOLDER", "Data", "Dataset", "Files", "Gallery", "Held", "Images", "Source", "Streamed"]
 __all__ += ["held", "read", "source", "sources"]

@@ -11,9 +11,6 @@ from mixbench.bench.data._base import Dataset, Files
 from mixbench.bench.data._layout import some
 from mixbench.bench.spec import BadInput
 
-FOLDER = "folder:"
-"""Before the path of images of the user's own."""
-
 IMAGES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 """torchvision's IMG_EXTENSIONS."""
 

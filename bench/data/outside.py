@@ -24,10 +24,9 @@ from torch import Tensor
 
 from mixbench.bench.data import _imagefolder
 from mixbench.bench.data._decode import check_files, pixels, tried
-from mixbench.bench.data._imagefolder import FOLDER
 from mixbench.bench.data._layout import anew, existing, remedy, some
 from mixbench.bench.data._source import Archive, Source
-from mixbench.bench.spec import BadInput, choose, one_line
+from mixbench.bench.spec import FOLDER, BadInput, choose, one_line
 
 Pixels = NDArray[np.uint8]
 

@@ -9,11 +9,14 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from mixbench.bench.cells import Run, Store
-from mixbench.bench.lab import Lab
+
+if TYPE_CHECKING:
+    import torch
+
+    from mixbench.bench.lab import Lab
 
 MOST_WORKERS = 16  # more than one GPU can be fed by
 
@@ -55,8 +58,10 @@ class Terms:
     def store(self) -> Store:
         return Store(self.results)
 
-    def lab(self, device: torch.device, at_once: int = 1) -> Lab:
+    def lab(self, device: "torch.device", at_once: int = 1) -> "Lab":
         """What a process needs to work on one of so many runs at once."""
+        from mixbench.bench.lab import Lab
+
         return Lab(
             self.store,
             self.data,

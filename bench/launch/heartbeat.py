@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter
 
 from mixbench.bench.cells import Run, Store, written_aside
@@ -81,6 +80,8 @@ class Heartbeat:
 
     def _memory(self) -> int:
         """What a step needs is only known after one."""
+        import torch
+
         known = self.moved and torch.cuda.is_initialized()
         return torch.cuda.max_memory_reserved() if known else 0
 

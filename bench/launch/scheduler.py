@@ -40,6 +40,7 @@ OURS = {
 OURS |= {"signal", "time", "wrap"}
 """The options of sbatch that jobs here can't have otherwise; there is a --time of ours."""
 
+LOST = "it left the queue without a result"
 NO_FOLDER, NO_LOCK = 3, 4
 LOOK = f"test -e {{folder}}/token || exit {NO_FOLDER}"
 TRY_LOCK = f"flock -n -E 9 {{folder}}/lock true; test $? -eq 9 || exit {NO_LOCK}"

@@ -21,6 +21,7 @@ from mixbench.bench.launch import Job, Terms, local
 from mixbench.bench.launch.local import DONE, STOPPED, Pool
 from mixbench.bench.launch.progress import Progress, progress
 from mixbench.bench.launch.scheduler import (
+    LOST,
     Allocation,
     Submitted,
     ask,
@@ -47,8 +48,6 @@ MOST_NOTICE = 120  # seconds in which a job has to save its runs and queue itsel
 
 HAND_ON_CORES = "${SLURM_CPUS_PER_TASK:+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK}"
 """Since 22.05, srun does not ask for the cores of its job by itself."""
-
-LOST = "it left the queue without a result"
 
 Pack = Sequence[Job]
 """What one job of Slurm's works on."""

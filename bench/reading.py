@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mixbench.bench.cells import setting
+from mixbench.bench.formats.markdown import grid
 from mixbench.bench.lab import Lab, open_data, reproducible
 from mixbench.bench.settings import Setting
-from mixbench.bench.tables import grid
 from mixbench.tasks import measured
 
 HEADS = ["images/s", "augmented", "shuffled only"]

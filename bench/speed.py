@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import method, setting
 from mixbench.bench.data import Data
+from mixbench.bench.formats.markdown import grid
 from mixbench.bench.lab import Lab, build, open_data
 from mixbench.bench.optimizers import optimizer
-from mixbench.bench.runs import inapplicable
 from mixbench.bench.settings import Setting
-from mixbench.bench.tables import grid
 from mixbench.tasks import measured
 
 BASELINE = "baseline"

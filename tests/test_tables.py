@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 
 from mixbench.bench.cells import Cell, Run, Store
+from mixbench.bench.formats import printed
+from mixbench.bench.formats._blocks import WIDEST
 from mixbench.bench.paper import APART, TABLES
 from mixbench.bench.settings import Setting
+from mixbench.bench.sheets import EPOCH_RULE
 from mixbench.bench.spec import BadInput, canonical, names
-from mixbench.bench.tables import EPOCH_RULE, WIDEST, Table, asked
+from mixbench.bench.tables import Table, asked
 from mixbench.methods import Method
 from mixbench.tasks import Task
 
@@ -53,7 +56,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_markdown_golden(store: Store) -> None:
-    assert TABLE.markdown(store) == (
+    assert printed(TABLE, store) == (
         "| method   |    FGSM error, % |    PGD error, % |    top-1 error, % |\n"
         "| -------- | ---------------: | --------------: | ----------------: |\n"
         "| baseline |   *50.00 ± 0.00* | **2.00 ± 1.00** | *1.50 ± 0.71 (2)* |\n"
@@ -71,7 +74,7 @@ def test_what_does_not_apply_is_not_missing(store: Store) -> None:
     table = replace(
         TABLE, methods=("mixup", "cutmix", "transmix"), columns=("classification:top1",)
     )
-    assert table.markdown(store) == (
+    assert printed(table, store) == (
         "| method   | top-1 error, % |\n"
         "| -------- | -------------: |\n"
         "| mixup    |   **1.00 (1)** |\n"
@@ -91,7 +94,7 @@ def test_a_number_that_is_there_is_printed_whether_or_not_it_could_be_made_here(
 ) -> None:
     put(store, "transmix", 0, "classification", top1(5.0))
     table = replace(TABLE, methods=("transmix",), columns=("classification:top1",))
-    assert "5.00" in table.markdown(store)
+    assert "5.00" in printed(table, store)
 
 
 def test_what_a_task_says_of_a_method_is_told_once(store: Store) -> None:
@@ -99,12 +102,12 @@ def test_what_a_task_says_of_a_method_is_told_once(store: Store) -> None:
         cell = Cell(Run("digits/small", method, seed), "cost")
         store.publish(cell, cell.identity() | {"inapplicable": "it mixes nothing"})
     table = replace(TABLE, columns=("cost:terms",))
-    lines = table.markdown(store).splitlines()
+    lines = printed(table, store).splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:6]] == ["n/a", "-", "n/a", "-"]
     assert lines[-1].endswith(
         "No `cost` of `baseline` (2 of 3), `cutmix` (1 of 3): it mixes nothing."
     )
-    assert table.csv(store).count("\n") == 1
+    assert printed(table, store, "csv").count("\n") == 1
 
 
 UNDEFINED: dict[str, float | None] = {"fgsm": 50.0, "pgd": None}
@@ -115,7 +118,7 @@ def test_what_is_undefined_is_neither_missing_nor_counted(store: Store) -> None:
         put(store, "cutmix", seed, "robustness", UNDEFINED)
     put(store, "mixup", 0, "robustness", UNDEFINED)
     table = replace(TABLE, columns=("robustness",))
-    assert table.markdown(store) == (
+    assert printed(table, store) == (
         "| method   |    FGSM error, % |        PGD error, % |\n"
         "| -------- | ---------------: | ------------------: |\n"
         "| baseline |   *50.00 ± 0.00* |     **2.00 ± 1.00** |\n"
@@ -134,7 +137,7 @@ def test_the_undefined_is_told_by_its_heading(store: Store) -> None:
     put(store, "cutmix", 0, "robustness,steps=5", UNDEFINED)
     two = ("digits/small", "digits/small,epochs=2")
     table = replace(TABLE, settings=two, columns=("robustness", "robustness,steps=5"))
-    assert table.markdown(store).endswith(
+    assert printed(table, store).endswith(
         " Undefined for what was looked at: digits/small: PGD error, % (robustness,steps=5).\n"
     )
 
@@ -142,20 +145,20 @@ def test_the_undefined_is_told_by_its_heading(store: Store) -> None:
 def test_what_does_not_apply_is_not_told_as_undefined(store: Store) -> None:
     cell = Cell(Run("digits/small", "manifold", 0), "robustness")
     store.publish(cell, cell.identity() | {"inapplicable": "it mixes nothing"})
-    assert "Undefined" not in TABLE.markdown(store)
+    assert "Undefined" not in printed(TABLE, store)
 
 
 def test_the_undefined_has_no_line_in_csv_so_that_pandas_reads_numbers(tmp_path: Path) -> None:
     store = Store(tmp_path)
     put(store, "mixup", 0, "robustness", UNDEFINED)
-    text = TABLE.csv(store)
+    text = printed(TABLE, store, "csv")
     assert text.splitlines()[1:] == ["tiny,digits/small,mixup,robustness,fgsm,0,50.0"]
     assert pd.read_csv(StringIO(text)).value.dtype == float
 
 
 def test_many_columns_stand_in_several_grids_with_tasks_in_one_piece(tmp_path: Path) -> None:
     tasks = ("cost", "calibration", "cost,steps=2", "robustness")
-    text = replace(TABLE, columns=tasks).markdown(Store(tmp_path))
+    text = printed(replace(TABLE, columns=tasks), Store(tmp_path))
     heads = [line for line in text.splitlines() if line.startswith("| method")]
     sizes = [len(asked(task)[1]) for task in tasks]
     assert sum(sizes[:3]) <= WIDEST < sum(sizes)
@@ -165,7 +168,7 @@ def test_many_columns_stand_in_several_grids_with_tasks_in_one_piece(tmp_path: P
 
 def test_headings_that_are_the_same_say_of_which_task_they_are(tmp_path: Path) -> None:
     columns = ("robustness:pgd", "robustness,eps=0.5:pgd", "calibration:ece")
-    head = replace(TABLE, columns=columns).markdown(Store(tmp_path)).splitlines()[0]
+    head = printed(replace(TABLE, columns=columns), Store(tmp_path)).splitlines()[0]
     assert [title.strip() for title in head.split("|")[2:-1]] == [
         "PGD error, % (robustness)",
         "PGD error, % (robustness,eps=0.5)",
@@ -224,8 +227,8 @@ def test_an_unknown_metric_is_named_with_its_like() -> None:
 def test_methods_with_a_helper_are_marked(store: Store) -> None:
     table = replace(TABLE, methods=("mixup", "supermix", "stylemix"))
     marked = "Not like for like, as they ask a network trained before: `supermix`, `stylemix`."
-    assert marked in table.markdown(store)
-    assert "like for like" not in TABLE.markdown(store)
+    assert marked in printed(table, store)
+    assert "like for like" not in printed(TABLE, store)
 
 
 def test_a_method_that_applies_to_one_of_the_settings_is_not_refused() -> None:
@@ -236,7 +239,7 @@ def test_a_method_that_applies_to_one_of_the_settings_is_not_refused() -> None:
 
 
 def test_csv_golden(store: Store) -> None:
-    lines = TABLE.csv(store).splitlines()
+    lines = printed(TABLE, store, "csv").splitlines()
     assert lines[0] == "table,setting,method,task,metric,seed,value"
     assert lines[1:6] == [
         "tiny,digits/small,baseline,robustness,fgsm,0,50.0",
@@ -249,10 +252,10 @@ def test_csv_golden(store: Store) -> None:
 
 
 def test_an_empty_table_prints_what_is_missing(tmp_path: Path) -> None:
-    text = TABLE.markdown(Store(tmp_path / "nowhere"))
+    text = printed(TABLE, Store(tmp_path / "nowhere"))
     assert text.count("|             - |") == 4
     assert not (tmp_path / "nowhere").exists()
-    assert TABLE.csv(Store(tmp_path)) == "table,setting,method,task,metric,seed,value\n"
+    assert printed(TABLE, Store(tmp_path), "csv") == "table,setting,method,task,metric,seed,value\n"
 
 
 def test_higher_is_better_where_the_metric_says_so_and_neither_is_never_marked(
@@ -262,7 +265,7 @@ def test_higher_is_better_where_the_metric_says_so_and_neither_is_never_marked(
     for method, speed in (("baseline", 900.0), ("mixup", 800.0), ("cutmix", 700.0)):
         put(store, method, 0, "cost", {"speed": speed, "memory": 100.0, "terms": 64.0})
     table = Table("t", "", ("digits/small",), ("baseline", "mixup", "cutmix"), ("cost",), seeds=1)
-    assert table.markdown(store).splitlines()[2:5] == [
+    assert printed(table, store).splitlines()[2:5] == [
         "| baseline |           **900** |          **100** |                   64 |",
         "| mixup    |             *800* |          **100** |                   64 |",
         "| cutmix   |               700 |          **100** |                   64 |",
@@ -275,10 +278,9 @@ def test_a_table_over_settings_says_which_column_is_of_which(tmp_path: Path) -> 
     store.publish(cell, cell.identity() | {"metrics": top1(3.0)})
     two = ("digits/small", "digits/small,epochs=2")
     table = Table("t", "", two, ("mixup",), ("classification:top1",), seeds=1)
-    head, _, row = table.markdown(store).splitlines()[:3]
-    assert (
-        "digits/small: top-1 error, %" in head and "digits/small,epochs=2: top-1 error, %" in head
-    )
+    head, _, row = printed(table, store).splitlines()[:3]
+    assert "| digits/small |" in head and "| digits/small,epochs=2 |" in head
+    assert " All numbers: top-1 error, %. Setting: " in printed(table, store)
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "**3.00**"]
 
 
@@ -286,7 +288,7 @@ def test_a_bad_cell_is_warned_of_and_printed_as_missing(store: Store) -> None:
     cell = Cell(Run("digits/small", "mixup", 2), "classification")
     store.path(cell).write_text("{")
     with pytest.warns(UserWarning, match="is treated as missing"):
-        text = TABLE.markdown(store)
+        text = printed(TABLE, store)
     (row,) = (line for line in text.splitlines() if line.startswith("| mixup "))
     assert row.split("|")[-2].strip() == "-"
 

@@ -1,7 +1,10 @@
 """Figures: their numbers, what they are without, and files that are the same from the same cells."""
 
 import builtins
+import os
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,11 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from mixbench.bench import cells, figures
+from mixbench.bench import cells
 from mixbench.bench.cells import Cell, Run, Store
-from mixbench.bench.figures import FIGURES, draw
+from mixbench.bench.figures import FIGURES, _csv, draw, networks, style
+from mixbench.bench.figures.boxes import boxes
+from mixbench.bench.figures.chart import Asked
+from mixbench.bench.paper import TABLES as PAPER
 from mixbench.bench.spec import BadInput, names
 from mixbench.bench.tables import Table
 
@@ -107,7 +115,7 @@ def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projections are first coordinates, whatever is installed."""
-    monkeypatch.setattr(figures, "_projector", lambda: ("first two", lambda z: z[:, :2]))
+    monkeypatch.setattr(networks, "_projector", lambda: ("first two", lambda z: z[:, :2]))
 
 
 def drawn(name: str, store: Store, out: Path, table: Table = TABLE) -> pd.DataFrame:
@@ -165,7 +173,7 @@ def panels_of(**methods: Mapping[str, Any]) -> list[Any]:
     """Row by row."""
     from matplotlib.figure import Figure
 
-    FIGURES["boxes"].plot(figure := Figure(), methods)
+    boxes(figure := Figure(), methods)
     return figure.axes
 
 
@@ -204,6 +212,64 @@ def test_a_class_has_one_colour_whoever_finds_it() -> None:
     ):
         (annotated,), (cat, cow) = panels[0].patches, panels[len(panels) // 2 - 1].patches
         assert annotated.get_edgecolor() == cat.get_edgecolor() != cow.get_edgecolor()
+
+
+def test_a_spreadsheet_takes_no_class_for_a_formula(store: Store, tmp_path: Path) -> None:
+    for method in TABLE.methods:
+        put(store, method, "detection", {"classes": ["=1+1", "@a", "ß"]}, SCENES)
+    numbers = drawn("boxes", store, tmp_path / "a.svg")
+    assert {*numbers["class"]} == {"'=1+1", "'@a", "ß"}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (5.0, "5"),
+        (-0.25, "-0.25"),
+        (1 / 3, "0.333333"),
+        (1.5e-7, "1.5e-07"),
+        (123456.7, "123457"),
+        (1e300, "1e+300"),
+        (float("inf"), "inf"),
+        (float("nan"), ""),
+        (7, "7"),
+        (True, "True"),
+    ],
+)
+def test_numbers_have_six_digits(number: float, text: str) -> None:
+    assert _csv(pd.DataFrame({"a": ["x"], "b": [number]})) == f"a,b\nx,{text}\n"
+
+
+def test_files_are_the_same_in_any_locale(store: Store, tmp_path: Path) -> None:
+    for method in TABLE.methods:
+        put(store, method, "detection", {"classes": ["é", "ß", "a"]}, SCENES)
+    drawn("boxes", store, tmp_path / "a.svg")
+    code = (
+        "from pathlib import Path\n"
+        "from mixbench.bench.cells import Store\n"
+        "from mixbench.bench.figures import draw\n"
+        "from mixbench.bench.tables import Table\n"
+        f"store, out = Store(Path({str(store.root)!r})), Path({str(tmp_path / 'b.svg')!r})\n"
+        f"draw('boxes', {TABLE!r}, store, 0, out)\n"
+    )
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **plain}, check=True)
+    for end in ("svg", "csv"):
+        assert (tmp_path / f"a.{end}").read_bytes() == (tmp_path / f"b.{end}").read_bytes()
+
+
+def test_where_panels_stand_is_round() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    panels = style.panels(figure, ["one", "two", "three"], "x", "y")
+    style.settle(figure)
+    places = [panel.get_position().bounds for panel in panels]
+    assert len({*places}) == 3
+    assert places == [tuple(round(number, 4) for number in place) for place in places]
+    panels[0].set_title("one\ntwo\nthree\nfour")
+    figure.draw_without_rendering()
+    assert [panel.get_position().bounds for panel in panels] == places
 
 
 def test_labels_stay_inside_and_can_be_read() -> None:
@@ -270,7 +336,7 @@ def test_cells_of_different_test_images_are_not_drawn_together() -> None:
 def test_columns_of_images_go_on_below(n: int, rows: int, columns: int) -> None:
     from matplotlib.figure import Figure
 
-    stacks = figures._stacks(Figure(), [str(i) for i in range(n)], [0.5, 1])
+    stacks = style.stacks(Figure(), [str(i) for i in range(n)], [0.5, 1])
     assert len(stacks) == n
     for i, stack in enumerate(stacks):
         spec = [panel.get_subplotspec() for panel in stack]
@@ -291,17 +357,17 @@ def test_photographs_are_small_and_smooth_in_svg(store: Store, tmp_path: Path) -
     np.testing.assert_allclose(shown, RAMPS[[0, 1, 1], :40, :60].transpose(1, 2, 0), atol=12)
 
 
-def test_of_several_tasks_the_first_is_drawn_and_said(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(figures, "_write", lambda chart, shown, of, out: said.append(of))
+def test_of_several_tasks_the_first_is_drawn_and_said(store: Store) -> None:
+    from matplotlib.figure import Figure
+
     two = ("detection,data=coco", "detection:map")
-    for columns in (two, two[::-1], two[1:]):
-        for method in TABLE.methods:
-            put(store, method, two[0], CURVES["detection"], SCENES)
-        draw("boxes", replace(TABLE, columns=columns), store, 0, tmp_path / "a.svg")
-    assert said == [
+    for method in TABLE.methods:
+        put(store, method, two[0], CURVES["detection"], SCENES)
+    said = [
+        FIGURES["boxes"].plot(Figure(), Asked(replace(TABLE, columns=columns), store, 0)).title
+        for columns in (two, two[::-1], two[1:])
+    ]
+    assert [title.splitlines()[1] for title in said] == [
         "digits/small, seed 0, detection,data=coco",
         "digits/small, seed 0, detection",
         "digits/small, seed 0",
@@ -328,7 +394,7 @@ def test_umap_is_the_same_twice_and_takes_few_points(store: Store, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize(
     ("suffix", "head"), [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF")]
 )
@@ -350,7 +416,7 @@ def test_the_same_cells_give_the_same_files(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", TASKS)
 def test_a_user_s_own_style_changes_nothing(name: str, store: Store, tmp_path: Path) -> None:
     import matplotlib
 
@@ -384,7 +450,7 @@ def test_a_cell_whose_arrays_were_left_behind_is_named(store: Store, tmp_path: P
     assert "embedding.json came without figure_embeddings" in left_out["cutmix"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", TASKS)
 def test_nothing_to_draw_says_what_to_run(name: str, store: Store, tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"of seed 3; `mixbench run tiny` makes cells, with .* --seeds 4$"
@@ -412,16 +478,61 @@ def test_what_can_t_be_drawn_is_refused(store: Store, tmp_path: Path) -> None:
 
 def test_every_method_has_its_own_look_whatever_else_is_shown() -> None:
     known = names("mixbench.methods")
-    looks = figures._looks([*known, "mixup,alpha=0.2"])
-    assert len({str(look) for look in looks.values()}) == len(known) + 1
-    assert figures._looks(["mixup"])["mixup"] == looks["mixup"]
+    variants = [f"mixup,alpha={i}" for i in range(2, 9)]
+    looks = style.looks([*known, *variants])
+    assert len({str(look) for look in looks.values()}) == len(known) + len(variants)
+    assert style.looks(["mixup"])["mixup"] == looks["mixup"]
+
+
+METHODS = [*names("mixbench.methods"), "lab.new", "lab.other"]
+SPELLINGS = st.sampled_from(
+    [*METHODS, *(f"{m},{p}" for m in METHODS for p in ("n=2", "at=layer1"))]
+)
+
+
+@given(st.lists(SPELLINGS), SPELLINGS, st.lists(SPELLINGS))
+def test_a_look_is_that_of_the_spelling_alone(
+    before: list[str], method: str, after: list[str]
+) -> None:
+    assert style.looks([*before, method, *after])[method] == style.looks([method])[method]
+
+
+@given(SPELLINGS)
+def test_a_variant_has_the_hue_of_its_method_and_another_line(method: str) -> None:
+    from matplotlib.colors import rgb_to_hsv, to_rgb
+
+    def hue(colour: str) -> float:
+        return float(rgb_to_hsv(to_rgb(colour))[0])
+
+    looks = style.looks([method, variant := f"{style.root(method)},k=3", style.root(method)])
+    one, other = looks[variant], looks[style.root(method)]
+    assert hue(one["color"]) == pytest.approx(hue(other["color"]), abs=0.02)
+    assert one["linestyle"] not in style.LINES and one["linestyle"] != style.ELSEWHERE
+
+
+def test_the_methods_of_a_declared_table_look_different() -> None:
+    for table in PAPER.values():
+        looks = style.looks(table.methods)
+        assert len({str(looks[method]) for method in table.methods}) == len({*table.methods})
+
+
+@given(st.text(), st.integers(5, 50))
+def test_a_label_is_one_short_line(text: str, most: int) -> None:
+    label = style.shortened(text, most)
+    assert len(label) <= most and label.isprintable()
+    if text.isprintable() and len(text) <= most:
+        assert label == text
+
+
+def test_a_long_label_keeps_both_ends() -> None:
+    assert style.shortened("mylab.newmix,cells=8", 9) == "myla…ls=8"
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (6, 1, 6), (7, 2, 4), (17, 3, 6)])
 def test_panels_fill_rows_evenly(n: int, rows: int, columns: int) -> None:
     from matplotlib.figure import Figure
 
-    panels = figures._panels(Figure(), [str(i) for i in range(n)])
+    panels = style.panels(Figure(), [str(i) for i in range(n)])
     places = [panel.get_subplotspec() for panel in panels]
     assert [panel.get_title() for panel in panels] == [str(i) for i in range(n)]
     assert all(place and place.get_gridspec().get_geometry() == (rows, columns) for place in places)

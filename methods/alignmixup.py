@@ -1,6 +1,7 @@
 """AlignMixup (Venkataramanan et al., CVPR 2022, arXiv 2103.15375)."""
 
 from math import log
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -22,6 +23,12 @@ class AlignMixup(Mixer):
     eps: entropy of the transport, in units of squared distances of features.
     steps: of Sinkhorn's algorithm, at most; tolerance: it ends when potentials change by less.
     """
+
+    formula: ClassVar[str] = (
+        "ẑ = λz + (1 − λ)z′Rᵀ or λzR + (1 − λ)z′, ŷ = λy + (1 − λ)y′, λ ~ Beta(α, α)\n"
+        "R = r argmin ⟨P, C⟩ − eps · entropy(P), Cⱼₖ = ‖zⱼ − z′ₖ‖², over transport plans P"
+    )
+    source: ClassVar[str] = "arXiv 2103.15375"
 
     p: Probability = 0.5
     at: tuple[str, ...] = ("layer4",)

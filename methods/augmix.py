@@ -26,6 +26,12 @@ class AugMix(Method):
         mixed views; 0 trains on one mixed view alone.
     """
 
+    formula: ClassVar[str] = (
+        "x̂ = (1 − m)x + m Σᵢ wᵢ cᵢ(x), w ~ Dir(α), m ~ Beta(α, α); cᵢ: chains of operations\n"
+        "H(y, f(x)) + jsd · JS(f(x), f(x̂₁), f(x̂₂))"
+    )
+    source: ClassVar[str] = "arXiv 1912.02781, Algorithm 1"
+
     passes: ClassVar[str] = "two more views in the same pass"
 
     severity: Annotated[float, Field(ge=0.1, le=10)] = 3.0

@@ -54,6 +54,12 @@ class CoMixup(Method):
         softmax.
     """
 
+    formula: ClassVar[str] = (
+        "x̂ᵢ = Σⱼ Mᵢⱼ ⊙ xⱼ, ŷᵢ = Σⱼ mean(Mᵢⱼ) yⱼ; H(ŷ, f(x̂)) + clean · H(y, f(x))\n"
+        "M: minimal hidden saliency + β roughness + γ overlap − η log a, a ~ Dir(α)"
+    )
+    source: ClassVar[str] = "arXiv 2102.03065"
+
     part: PositiveInt = 20
     blocks: Annotated[int, Field(ge=2, le=4, multiple_of=2)] = 4
     beta: NonNegativeFloat = 0.32

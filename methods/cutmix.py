@@ -1,5 +1,7 @@
 """CutMix (Yun et al., ICCV 2019, arXiv 1905.04899)."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -16,6 +18,12 @@ class CutMix(Mixer):
     p: 0.5 is the paper's value for CIFAR, 1 that for ImageNet.
     k: interpolations per pair (see ``multiple``); nested: whether their boxes have one centre.
     """
+
+    formula: ClassVar[str] = (
+        "x̂ = M ⊙ x + (1 − M) ⊙ x′, ŷ = ρy + (1 − ρ)y′, ρ = mean M\n"
+        "M = 0 in a box of relative side √(1 − λ), else 1; λ ~ Beta(α, α)"
+    )
+    source: ClassVar[str] = "arXiv 1905.04899, eq. 1"
 
     p: Probability = 0.5
     alpha: PositiveFloat = 1.0

@@ -1,6 +1,6 @@
 """Dense MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.3)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods import Criterion, Net, affine, full_precision
+from mixbench.methods._attention import grid, has_class_token
 from mixbench.methods.multimix import MultiMix
 
 TINY = 1e-12
@@ -18,6 +19,9 @@ Size = tuple[int, int]
 class DenseMultiMix(MultiMix):
     """MultiMix at every position of the last feature map, weighted by attention (eq. 11 to 14).
 
+    Positions of a vision transformer are its patches, after the last block and the norm, as in
+    ``at=block12``. Its class token has no part in this, and learns from the other batches alone.
+
     attention: what the features of a position are compared with: "gap", their mean over positions;
         "cam", the classifier's weights of the true class; "uniform", nothing.
     squash: how the scores become attention: "relu" and l1 normalisation, or "softmax".
@@ -26,6 +30,12 @@ class DenseMultiMix(MultiMix):
         "global", a mean in which each position weighs as much as its attention.
     """
 
+    formula: ClassVar[str] = (
+        "Ẑʲ = ZʲMʲ, Ŷʲ = YMʲ, Mʲ = diag(aʲ)Λʲdiag(s)⁻¹, s = Λʲᵀaʲ, at each position j\n"
+        "λₖʲ ~ Dir(αₖʲ), αₖʲ ~ U(alpha), k = 1, …, n; aʲ: attention of the b examples to j"
+    )
+    source: ClassVar[str] = "arXiv 2311.05538, eq. 11 to 14"
+
     at: tuple[str, ...] = ("layer4",)
     attention: Literal["gap", "cam", "uniform"] = "gap"
     squash: Literal["relu", "softmax"] = "relu"
@@ -33,8 +43,15 @@ class DenseMultiMix(MultiMix):
     reduction: Literal["mean", "sum", "global"] = "mean"
 
     def check(self, net: Net) -> None:
+        if has_class_token(net) and self.p == 1:
+            raise ValueError("it mixes patches; the class token, which classifies, needs p below 1")
         for stage in self.at:
             _, above = net.trunk.split(stage)
+            if has_class_token(net) and len(above):
+                *_, last = dict(above.named_children())
+                raise ValueError(
+                    f"it mixes tokens that leave the last block, {last}, not at={stage}"
+                )
             if self.attention == "cam" and (len(above) or readout(net) is not net.head):
                 raise ValueError(f"attention=cam needs the map that the head sees, not at={stage}")
 
@@ -43,7 +60,7 @@ class DenseMultiMix(MultiMix):
         z = below(x)
         with full_precision(z.device):  # half precision would lose TINY
             z = z.to(torch.promote_types(z.dtype, y.dtype))
-            return self.dense_loss(z, y, above, readout(net))
+            return self.dense_loss(as_maps(net, z, x), y, above, readout(net))
 
     def dense_loss(self, z: Tensor, y: Tensor, above: Net, head: nn.Module) -> Tensor:
         """The loss of features (b, d, h, w), with the stages between them and the pool."""
@@ -77,6 +94,15 @@ class DenseMultiMix(MultiMix):
             a = torch.where(total > TINY, scores.relu() / total.clamp(min=TINY), uniform)
         return a.detach() if self.detach else a
 
+    def maps(self, net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The attention over what leaves each stage where it may mix, (b, h, w), for who looks."""
+        found = {}
+        for stage in self.at:
+            z = as_maps(net, net.trunk.split(stage)[0](x), x)
+            a = self.attend(z.flatten(2), y, readout(net))
+            found[f"attention over {stage}"] = a.view(len(z), *_size(z))
+        return found
+
     def reduce(self, loss: Tensor, s: Tensor) -> Tensor:
         """One number from the losses (r, n) and weights ``s`` (r, n) of all mixtures (eq. 14)."""
         if self.reduction == "global":
@@ -85,13 +111,28 @@ class DenseMultiMix(MultiMix):
         return each.mean() if self.reduction == "mean" else each.sum()
 
 
+def as_maps(net: Net, z: Tensor, x: Tensor) -> Tensor:
+    """Maps (b, d, h, w) of features of images ``x``: themselves, or the patches of tokens.
+
+    Of tokens (b, 1 + h w, d), each patch passes the pool in the place of the class token.
+    """
+    if not has_class_token(net):
+        return z
+    patches = z[:, 1:]
+    size = grid(patches.shape[1], *x.shape[-2:])
+    features: Tensor = net.get_submodule("pool")(patches.flatten(0, 1)[:, None])
+    maps: Tensor = features.view_as(patches).transpose(1, 2).unflatten(2, size)
+    return maps
+
+
 def readout(net: Net) -> nn.Module:
     """What maps the features (n, d) of positions to logits: the head, behind layers of the pool.
 
-    A pool of pixels has none; in some networks there is a norm or a convolution in it.
+    A pool of pixels has none; in some networks there is a norm or a convolution in it. That of
+    tokens is passed before.
     """
     pool = dict(net.named_children())["pool"]
-    if not list(pool.parameters()):
+    if has_class_token(net) or not list(pool.parameters()):
         return net.head
     return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), pool, net.head)
 

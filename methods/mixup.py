@@ -1,5 +1,7 @@
 """mixup (Zhang et al., ICLR 2018, arXiv 1710.09412)."""
 
+from typing import ClassVar
+
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -13,6 +15,9 @@ class Mixup(LinearMixer):
 
     k: interpolations per pair (see ``multiple``).
     """
+
+    formula: ClassVar[str] = "x̂ = λx + (1 − λ)x′, ŷ = λy + (1 − λ)y′, λ ~ Beta(α, α)"
+    source: ClassVar[str] = "arXiv 1710.09412"
 
     alpha: PositiveFloat = 1.0
     k: PositiveInt = 1

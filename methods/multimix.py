@@ -1,5 +1,7 @@
 """MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.2)."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -19,6 +21,12 @@ class MultiMix(LinearMixer):
     alpha: the range of the Dirichlet parameter, drawn uniformly for each mixture.
     input_alpha: of input mixup's Beta; the paper does not give it, 2 is that of AlignMixup.
     """
+
+    formula: ClassVar[str] = (
+        "Ẑ = ZΛ, Ŷ = YΛ, λₖ ~ Dir(αₖ), αₖ ~ U(alpha), k = 1, …, n\n"
+        "columns of Z: the embeddings of the batch"
+    )
+    source: ClassVar[str] = "arXiv 2311.05538, Section 3.2"
 
     at: tuple[str, ...] = ("pool",)
     p: Probability = 0.5

@@ -29,6 +29,11 @@ class Multiple(Method):
     ``cutmix,p=1,k=5,nested=True`` has boxes within boxes (the paper's choice is not known).
     """
 
+    formula: ClassVar[str] = (
+        "(1/k) Σᵢ H(ŷ(λᵢ), f(x̂(λᵢ))), λ₁ ≥ … ≥ λₖ, each ~ Beta(α, α)\nx̂, ŷ and α: of base"
+    )
+    source: ClassVar[str] = "arXiv 2406.01417"
+
     passes: ClassVar[str] = "all images k times, in the same pass; the base's"
 
     base: Literal["mixup", "manifold", "cutmix", "puzzlemix"] = "mixup"

@@ -37,6 +37,12 @@ class PuzzleMix(Method):
     k: interpolations per pair, of one network pass for saliency (see ``multiple``).
     """
 
+    formula: ClassVar[str] = (
+        "x̂ = z ⊙ Πx + (1 − z) ⊙ Π′x′, ŷ = ρy + (1 − ρ)y′, ρ = mean z, λ ~ Beta(α, α)\n"
+        "z: minimal hidden saliency + smoothness(β, γ) − η log P(z | λ); Π: moves of patches"
+    )
+    source: ClassVar[str] = "arXiv 2009.06962"
+
     alpha: PositiveFloat = 1.0
     blocks: tuple[PositiveInt, ...] = (2, 4, 8, 16)
     labels: Annotated[int, Field(ge=2)] = 3

@@ -1,5 +1,7 @@
 """SaliencyMix (Uddin et al., ICLR 2021, arXiv 2006.01791)."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -17,6 +19,12 @@ class SaliencyMix(Switch):
     official: as in the official code and unlike the paper, the box of the first partner serves the
     whole batch, and the detector is given normalised floats, red first, which it misreads.
     """
+
+    formula: ClassVar[str] = (
+        "x̂ = M ⊙ x + (1 − M) ⊙ x′, ŷ = ρy + (1 − ρ)y′, ρ = mean M, λ ~ Beta(α, α)\n"
+        "M = 0 in a box of relative side √(1 − λ) around the most salient pixel of x′, else 1"
+    )
+    source: ClassVar[str] = "arXiv 2006.01791"
 
     p: Probability = 0.5
     alpha: PositiveFloat = 1.0

@@ -41,6 +41,12 @@ class StyleMix(Guided):
     encoder, decoder: AdaIN's weights: files, by default in torch.hub's checkpoints folder.
     """
 
+    formula: ClassVar[str] = (
+        "ẑ = t z + (1 − c − s + t)z′ + (c − t)A(z, z′) + (s − t)A(z′, z), c, s ~ Beta(α, α)\n"
+        "ŷ = ρy + (1 − ρ)y′, ρ = r c + (1 − r)s; z: features of AdaIN, A: its transfer of style"
+    )
+    source: ClassVar[str] = "Hong et al., CVPR 2021"
+
     passes: ClassVar[str] = "1 encoder and 1-2 decoder passes of AdaIN"
 
     cut: bool = False

@@ -32,6 +32,12 @@ class SuperMix(Guided):
         recipes here, which have none, that diverges.
     """
 
+    formula: ClassVar[str] = (
+        "x̂ = Σₖ Mₖ ⊙ xₖ, ŷ = argmax T(x̂); weight · (H(y, f(x)) + H(ŷ, f(x̂)))\n"
+        "M: minimal KL(Σₖ λₖŷₖ ‖ T(x̂)) + sparsity · mean M(1 − M), ŷₖ = argmax T(xₖ), λ ~ Dir(α)"
+    )
+    source: ClassVar[str] = "arXiv 2003.05034"
+
     pool: PositiveInt = 500_000
     images: PositiveInt = 2
     alpha: PositiveFloat = 3.0

@@ -40,6 +40,12 @@ class TokenMix(Guided):
         "net", that of the network, they are normalised, by area where the teacher sees neither class.
     """
 
+    formula: ClassVar[str] = (
+        "x̂ = M ⊙ x + (1 − M) ⊙ x′, ŷ = ⟨a, M⟩y + ⟨a′, 1 − M⟩y′; M: whole tokens\n"
+        "a ∝ what the teacher gives to the class of x at each token of x"
+    )
+    source: ClassVar[str] = "arXiv 2207.08409"
+
     teacher: ClassVar[str] = "baseline"
     passes: ClassVar[str] = "1 teacher forward"
 

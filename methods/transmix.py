@@ -1,5 +1,7 @@
 """TransMix (Chen et al., CVPR 2022, arXiv 2111.09833)."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -25,6 +27,12 @@ class TransMix(Switch):
     area: the weight of the box's area, next to its attention, in the ratio of the targets: 0.5 in
         the official code, 0 in the paper's equation.
     """
+
+    formula: ClassVar[str] = (
+        "x̂ = M ⊙ x + (1 − M) ⊙ x′, ŷ = (1 − s)y + s y′; M: as in CutMix\n"
+        "s = area · mean(1 − M) + (1 − area) · ⟨a, 1 − M⟩ / ⟨a, 1⟩, a: attention of the class token to x̂"
+    )
+    source: ClassVar[str] = "arXiv 2111.09833"
 
     p: Probability = 0.5
     alpha: PositiveFloat = 1.0

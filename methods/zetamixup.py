@@ -1,5 +1,7 @@
 """zeta-mixup (Abhishek, Brown, Hamarneh, Journal of Big Data 2024, arXiv 2204.03323)."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
@@ -14,6 +16,12 @@ class ZetaMixup(LinearMixer):
 
     The other weights are permuted at random, independently for each mixture.
     """
+
+    formula: ClassVar[str] = (
+        "x̂ᵢ = Σⱼ wᵢⱼxⱼ, ŷᵢ = Σⱼ wᵢⱼyⱼ\n"
+        "wᵢ: 1^−γ, 2^−γ, …, b^−γ over their sum, the first at i, the others permuted"
+    )
+    source: ClassVar[str] = "arXiv 2204.03323"
 
     gamma: NonNegativeFloat = 2.8
 

@@ -1,5 +1,6 @@
 """Dense MultiMix. Weights are (r, n, b) here, r matrices (b, n) Lambda^j in the paper."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Literal
@@ -18,14 +19,18 @@ from helpers import (
     drawing,
     heads,
     tiny,
+    tiny_vit,
     total,
     with_gradients,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixbench.bench.nets import outline
+from mixbench.bench.nets.vit import staged
 from mixbench.methods import Net, dirichlet
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.densemultimix import DenseMultiMix
@@ -133,11 +138,46 @@ def loss_of(method: DenseMultiMix, weights: Tensor, net: Net, x: Tensor, y: Tens
         return method.loss(net, x, y)
 
 
-def assert_literal(method: DenseMultiMix, net: Net, x: Tensor, y: Tensor, weights: Tensor) -> None:
+def assert_literal(
+    method: DenseMultiMix,
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    transcription: Callable[[DenseMultiMix, Net, Tensor, Tensor, Tensor], Tensor] = literal,
+) -> None:
     """Loss and gradients are those of the transcription."""
     loss = loss_of(method, weights, net, x, y)
-    expected = literal(method, net, x, y, weights)
+    expected = transcription(method, net, x, y, weights)
     assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
+
+
+def literal_of_patches(
+    method: DenseMultiMix, net: Net, x: Tensor, y: Tensor, weights: Tensor
+) -> Tensor:
+    """Steps 1 to 8 for tokens: positions are patches after the norm; the class token is left out."""
+    trunk, _ = cut(net, method.at[0])
+    tokens = trunk(x)
+    maps = torch.stack([normed(net, tokens[:, 1 + j]) for j in range(16)], 2)[..., None]
+    mixed, targets, s = mixtures(method, net, maps, y, weights)
+    losses = {(j, k): cross_entropy(net.head(mixed[k, :, j, 0]), targets[j, k]) for j, k in targets}
+    return reduced(method.reduction, losses, s, 16, weights.shape[1])
+
+
+def normed(net: Net, z: Tensor) -> Tensor:
+    """What the last norm makes of features (b, d)."""
+    weight, bias = (net.get_parameter(f"pool.1.{name}") for name in ("weight", "bias"))
+    centred = z - z.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt() * weight + bias
+
+
+def scattered_vit(head: str = "linear") -> Net:
+    """A vision transformer whose norms are not those at the start, which would do nothing."""
+    net = tiny_vit()
+    net.head = heads(64)[head]
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 0.05, 0.2)
+    return net
 
 
 def draw(b: int, r: int, n: int = 4, m: int | None = None) -> Tensor:
@@ -225,6 +265,80 @@ def test_layers_of_the_pool_see_mixed_features_too(reduction: Reduction) -> None
         replace(dense, attention="cam").check(net)
 
 
+@pytest.mark.parametrize("m", [None, 2])
+@pytest.mark.parametrize("method", VARIANTS, ids=name)
+def test_patches_of_a_vision_transformer_are_mixed_after_the_norm(
+    method: DenseMultiMix, m: int | None
+) -> None:
+    torch.manual_seed(0)
+    net, (x, y), method = scattered_vit(), batch(3), replace(method, at=("block4",))
+    replace(method, p=0.5).check(net)
+    assert_literal(method, net, x, y, draw(3, 16, m=m), literal_of_patches)
+
+
+@pytest.mark.parametrize("head", ["tanh", "cosine"])
+def test_so_they_are_before_another_head(head: str) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = scattered_vit(head), batch(3)
+    method = replace(dense, at=("block4",))
+    assert_literal(method, net, x, y, draw(3, 16), literal_of_patches)
+
+
+def test_the_class_token_has_no_part() -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = scattered_vit(), batch(3), draw(3, 16)
+    method = replace(dense, at=("block4",))
+    loss = loss_of(method, weights, net, x, y)
+    net.get_submodule("block4").register_forward_hook(lambda module, args, z: without_class(z))
+    assert loss_of(method, weights, net, x, y).equal(loss)
+
+
+def without_class(tokens: Tensor) -> Tensor:
+    """The tokens (b, 1 + r, d) with another class token."""
+    return torch.cat([torch.rand_like(tokens[:, :1]), tokens[:, 1:]], 1)
+
+
+def test_of_one_patch_it_is_multimix_of_that_patch() -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = wide_vit((8, 8), 8), batch(4), draw(4, 1)
+    loss = loss_of(replace(dense, at=("block2",)), weights, net, x, y)
+    net.get_submodule("block2").register_forward_hook(lambda module, args, z: z.flip(1))
+    with drawing(weights):
+        expected = MultiMix(p=1.0).loss(net, x, y)
+    assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
+
+
+def wide_vit(size: tuple[int, int], patch: int) -> Net:
+    """A vision transformer of two blocks for images of this height and width."""
+    model = VisionTransformer(
+        size, patch, num_classes=CLASSES, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2
+    )
+    return staged(model, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def test_attention_over_patches_lies_where_they_do() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = wide_vit((8, 12), 4), batch(3, 8, 12)
+    z = normed(net, net.trunk(x)[:, 1:].flatten(0, 1)).unflatten(0, (3, 6)).transpose(1, 2)
+    ((said, maps),) = replace(dense, at=("block2",)).maps(net, x, y).items()
+    assert said == "attention over block2"
+    expected = torch.stack([attention(dense, net, z[i], y[i]) for i in range(3)])
+    assert_same(maps, expected.view(3, 2, 3), atol=1e-14)
+
+
+@pytest.mark.parametrize("at", [("pixels",), ("stem",), ("block3",), ("block4", "block2")])
+def test_tokens_that_have_blocks_before_them_are_refused(at: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"leave the last block, block4, not at={at[-1]}$"):
+        DenseMultiMix(at=at).check(tiny_vit())
+
+
+def test_a_class_token_that_nothing_would_train_is_refused() -> None:
+    method = DenseMultiMix(at=("block12",))
+    method.check(outline("vit-small"))
+    with pytest.raises(ValueError, match="the class token, which classifies, needs p below 1"):
+        replace(method, p=1.0).check(outline("vit-small"))
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("squash", SQUASHES)
 @pytest.mark.parametrize("stage", ["layer3", "layer2"])
@@ -271,6 +385,18 @@ def test_single_precision_is_as_good() -> None:
     x = x.detach().float().requires_grad_()
     single = with_gradients(loss_of(dense, weights, net.float(), x, y.float()), net, x)
     assert_same([each.double() for each in single], expected, atol=1e-5)
+
+
+def test_in_half_precision_patches_are_as_good() -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = tiny_vit().float(), batch(4), draw(4, 16, n=50)
+    x, y, method = x.float(), y.float(), replace(dense, at=("block4",))
+    expected = loss_of(method, weights, net, x, y)
+    net.dtype = torch.bfloat16
+    loss = loss_of(method, weights, net, x, y)
+    assert loss.dtype == torch.float32
+    assert not loss.equal(expected)
+    assert_same(loss, expected, atol=0.01)
 
 
 @pytest.mark.parametrize(("head", "rows"), [("linear", 4), ("tanh", 7), ("cosine", 7)])

@@ -223,7 +223,7 @@ def test_everything_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> No
         ("figure reliability tiny --out a.jpg", "should end in .svg or .png or .pdf, unlike a.jpg"),
         ("run stretched", "digits: 1037 training images can't fill a batch of 5000"),
         ("run cifar --data nowhere", "nowhere/cifar-100-python/train is missing"),
-        ("table tiny --format latex", "'latex' is not one of"),
+        ("table tiny --format word", "'word' is not one of"),
         ("table tiny --out file/table.md", "file/table.md can't be written"),
         ("tabel tiny", "No such command 'tabel'"),
         ("table", "Missing argument 'TABLE'"),

@@ -9,11 +9,12 @@ import pytest
 import torch
 from helpers import batch
 
+from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import Run, Store
 from mixbench.bench.figures import draw
+from mixbench.bench.formats import printed
 from mixbench.bench.nets.preactresnet import Pixels, small
 from mixbench.bench.paper import TABLES
-from mixbench.bench.runs import inapplicable
 from mixbench.bench.spec import parse
 from mixbench.bench.tables import Table, asked
 from mixbench.methods import Method
@@ -40,8 +41,8 @@ def committed(name: str) -> Table:
 @pytest.mark.parametrize("name", ["quickstart", "quickstart-vit", "detection-demo"])
 def test_the_committed_tables_are_printed_from_the_committed_cells(name: str) -> None:
     table, store = committed(name), Store(ROOT / "results")
-    assert table.markdown(store) == (ROOT / f"results/tables/{name}.md").read_text()
-    assert table.csv(store) == (ROOT / f"results/tables/{name}.csv").read_text()
+    assert printed(table, store) == (ROOT / f"results/tables/{name}.md").read_text()
+    assert printed(table, store, "csv") == (ROOT / f"results/tables/{name}.csv").read_text()
     assert not list(table.todo(store))
 
 

@@ -4,22 +4,26 @@ import os
 import sys
 import warnings
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mixbench.bench.cli import datasets, filling, following, showing
+from mixbench.bench.cli import datasets, filling, following, listing, showing
 from mixbench.bench.cli._base import cli, complain
 from mixbench.bench.spec import BadInput
 
-__all__ = ["cli", "datasets", "filling", "following", "main", "showing"]
+__all__ = ["cli", "datasets", "filling", "following", "listing", "main", "showing"]
 
 
 def main() -> None:
     """Run the command line; what the user got wrong ends in one line and exit code 2."""
     sys.path.append(str(Path.cwd()))  # where a module of the user's own may lie
     warnings.showwarning = _warn_once
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal can't show is no error
     code = 2
     try:
         code = cli(standalone_mode=False) or 0

@@ -218,6 +218,7 @@ def _fill(
     **ways: Any,
 ) -> None:
     """Do the jobs at a place; then print the table, and what failed, which ends in exit code 1."""
+    from mixbench.bench.formats import printed
     from mixbench.bench.launch import Terms
 
     terms = Terms(store.root, data, device, gpus, workers, retries, deterministic)
@@ -229,7 +230,7 @@ def _fill(
         failed = _at(place, jobs, terms, **ways)
     if failed is None:
         return
-    print(table.markdown(store), end="")
+    print(printed(table, store), end="")
     for lost, why in failed.items():
         complain(f"{lost} failed: {why}")
     sys.exit(1 if failed else 0)

@@ -1,8 +1,8 @@
-"""Commands that show what there is: tables and figures of results, and what can be run."""
+"""Commands that show results: tables, figures, comparisons, the page; and what a method does."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -14,40 +14,131 @@ from mixbench.bench.cli._base import (
     device,
     folder,
     of_a_table,
-    workers,
+    results,
 )
-from mixbench.bench.spec import BadInput, canonical, find, names, resolved, write
+from mixbench.bench.spec import BadInput
+
+if TYPE_CHECKING:
+    from mixbench.bench.cells import Store
+    from mixbench.bench.sheets import Published
+    from mixbench.bench.tables import Table
+
+FORMATS = ("markdown", "csv", "wide", "latex", "html")
+
+reported = click.option(
+    "--with-reported", is_flag=True, help="Beside what papers report, and how far that is off."
+)
+
+
+grouped = click.option(
+    "--groups", "grouped", is_flag=True, help="Mark what can't be told apart from the best with ≈."
+)
 
 
 @cli.command()
 @of_a_table
-@click.option("--format", "form", type=click.Choice(["markdown", "csv"]), default="markdown")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="markdown")
+@reported
+@grouped
 @click.option("--out", type=folder, help="A file to write it to.")
-def table(form: str, out: Path | None, **chosen: Any) -> None:
-    """Print a table from the cells that there are."""
-    from mixbench.bench.cells import written_aside
+def table(form: str, with_reported: bool, grouped: bool, out: Path | None, **chosen: Any) -> None:
+    """Print a table from the cells that there are.
+
+    csv has a number in each row, wide a method; latex needs the packages booktabs and graphicx.
+    """
+    from mixbench.bench.formats import printed
 
     table, store = chosen_table(**chosen)
-    text = table.markdown(store) if form == "markdown" else table.csv(store)
+    text = printed(table, store, form, _published(table) if with_reported else None, grouped)
     if out is None:
         print(text, end="")
+    else:
+        _write(out, text)
+
+
+@cli.command()
+@results
+@click.option(
+    "--format", "forms", type=click.Choice(FORMATS), multiple=True, default=["markdown", "csv"]
+)
+@reported
+@click.option("--out", type=folder, help="A folder, where each table that has numbers is written.")
+def tables(results: Path, forms: tuple[str, ...], with_reported: bool, out: Path | None) -> None:
+    """List the tables, or write all of them."""
+    from mixbench.bench.catalogue import inapplicable
+    from mixbench.bench.cells import Store
+    from mixbench.bench.paper import TABLES
+
+    if out is None:
+        for name, table in TABLES.items():
+            runs = [run for run in table.runs() if not inapplicable(run.setting, run.method)]
+            print(f"{name}\n    {table.caption} {len(runs)} runs.")
         return
+    for table in TABLES.values():
+        _write_table(table, Store(results), forms, with_reported, out)
+
+
+def _write_table(
+    table: "Table", store: "Store", forms: tuple[str, ...], with_reported: bool, out: Path
+) -> None:
+    """Write a table that has numbers, and print where to."""
+    from mixbench.bench.formats import FORMATS, SUFFIXES
+    from mixbench.bench.sheets import numbered, sheet
+
+    filled = sheet(table, store, _published(table) if with_reported else None)
+    if numbered(filled):
+        for form in forms:
+            path = out / f"{table.name}{SUFFIXES[form]}"
+            _write(path, FORMATS[form](filled))
+            print(path)
+
+
+def _published(table: "Table") -> "Published":
+    from mixbench.bench.reported import reported
+
+    return reported(table)
+
+
+def _write(out: Path, text: str) -> None:
+    from mixbench.bench.cells import written_aside
+
     try:
         with written_aside(out) as path:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise BadInput(f"{out} can't be written: {error.strerror}") from None
 
 
 @cli.command()
+@click.argument("a", metavar="METHOD")
+@click.argument("b", metavar="OTHER")
+@click.option("--table", "name", default="quickstart", help="Whose cells, and whose columns.")
+@click.option(
+    "--setting", "settings", multiple=True, help="Other than the table's; several can be."
+)
+@click.option("--task", "columns", multiple=True, help="Other than the table's; several can be.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Other than the table's.")
+@results
+def compare(a: str, b: str, **chosen: Any) -> None:
+    """Compare two methods by what both were asked, over equal seeds."""
+    from mixbench.bench.compare import compare
+
+    table, store = chosen_table(methods=(a, b), only=True, **chosen)
+    print(compare(a, b, table, store), end="")
+
+
+@cli.command()
 @click.argument("figure", metavar="FIGURE")
 @of_a_table
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Which run of each method.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Of which run, if it shows one."
+)
 @click.option("--out", type=folder, show_default="FIGURE.svg", help="Where to; .svg, .png or .pdf.")
 def figure(figure: str, seed: int, out: Path | None, **chosen: Any) -> None:
-    """Draw FIGURE of a table's cells: reliability, landscape or projection.
+    """Draw FIGURE of a table's cells, and write the numbers that it shows beside it, as .csv.
 
-    The numbers that it shows are written beside it, with the suffix .csv.
+    Of all seeds: pareto, ablation, training, eps, heatmap, ranks. Of one: reliability, landscape,
+    projection, boxes.
     """
     from mixbench.bench.figures import draw
 
@@ -59,81 +150,59 @@ def figure(figure: str, seed: int, out: Path | None, **chosen: Any) -> None:
 
 
 @cli.command()
-@click.option("--steps", type=click.IntRange(min=1), default=20)
-@click.option("--warmup", type=click.IntRange(min=0), default=5)
-@workers
+@click.argument("method", metavar="METHOD")
+@click.option("--setting", default="digits/small", help="Whose images and network.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the draws.")
+@click.option(
+    "--out", type=folder, help="Where to; .svg, .png or .pdf.", show_default="show-METHOD.svg"
+)
+@results
 @device
 @data
-@click.argument("setting", metavar="SETTING")
-@click.argument("chosen", metavar="[METHOD]...", nargs=-1)
-def speed(
-    setting: str,
-    chosen: Sequence[str],
-    steps: int,
-    warmup: int,
-    workers: int | None,
-    device: str,
-    data: Path,
+def show(
+    method: str, setting: str, seed: int, out: Path | None, results: Path, device: str, data: Path
 ) -> None:
-    """Time training steps of methods, all if none is named, beside the baseline's."""
-    from mixbench.bench import speed
+    """Draw what METHOD does to a batch of images and their targets."""
     from mixbench.bench.cells import Store
     from mixbench.bench.lab import Lab, pick_device
-    from mixbench.bench.launch import share
-    from mixbench.bench.paper import METHODS
     from mixbench.bench.settings import Setting
+    from mixbench.bench.spec import canonical
+    from mixbench.bench.specimen import draw
     from mixbench.methods import Method
 
-    name = str(Setting.parse(setting))
-    lab = Lab(Store(Path()), data, pick_device(device), share(workers, 1))
-    rows = [canonical(text, "mixbench.methods", Method) for text in chosen] or METHODS
-    print(speed.speed(name, rows, lab, steps, warmup), end="")
+    name = canonical(method, "mixbench.methods", Method)
+    out = out or Path(f"show-{quote(name, safe=',=+')}.svg")
+    draw(
+        name, str(Setting.parse(setting)), Lab(Store(results), data, pick_device(device)), seed, out
+    )
+    print(out)
 
 
 @cli.command()
-def methods() -> None:
-    """List the methods, with their parameters."""
-    from mixbench.methods import Method
-
-    _describe("mixbench.methods", Method)
-
-
-@cli.command()
-def tasks() -> None:
-    """List the tasks, with their parameters."""
-    from mixbench.tasks import Task
-
-    _describe("mixbench.tasks", Task)
-
-
-@cli.command()
-def settings() -> None:
-    """List the settings, with their recipes."""
-    from mixbench.bench.settings import SETTINGS
-
-    for name, setting in SETTINGS.items():
-        print(f"{name}\n    {_parameters(setting.recipe)}")
-
-
-@cli.command()
-def tables() -> None:
-    """List the tables."""
+@click.option("--out", type=folder, default="page", help="The folder of its index.html.")
+@results
+def page(out: Path, results: Path) -> None:
+    """Write the leaderboard: all tables and figures as one HTML file, which needs no network."""
+    from mixbench.bench.cells import Store
+    from mixbench.bench.page import write
     from mixbench.bench.paper import TABLES
-    from mixbench.bench.runs import inapplicable
 
-    for name, table in TABLES.items():
-        runs = [run for run in table.runs() if not inapplicable(run.setting, run.method)]
-        print(f"{name}\n    {table.caption} {len(runs)} runs.")
+    print(write(Store(results), out, TABLES))
 
 
-def _describe(package: str, base: type[Any]) -> None:
-    for name in names(package):
-        kind = find(name, package, base)
-        summary = (kind.__doc__ or "").partition("\n")[0]
-        print(f"{name}\n    {summary}")
-        if parameters := _parameters(kind()):
-            print(f"    {parameters}")
+@cli.command()
+@click.option("--tensorboard", is_flag=True, help="Training curves, as TensorBoard reads them.")
+@click.option("--out", type=folder, required=True, help="A .csv, or TensorBoard's folder.")
+@results
+def export(tensorboard: bool, out: Path, results: Path) -> None:
+    """Write every number of every cell to one CSV file, or curves for TensorBoard.
 
+    In Python, mixbench.bench.results() is the same as a DataFrame.
+    """
+    from mixbench.bench import export
 
-def _parameters(thing: object) -> str:
-    return ",".join(f"{key}={write(getattr(thing, key))}" for key in resolved(thing))
+    if tensorboard:
+        export.tensorboard(results, out)
+    else:
+        _write(out, export.csv(export.results(results)))
+    print(out)

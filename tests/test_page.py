@@ -18,7 +18,8 @@ from pages import BOARD, EMPTY, MADE, TABLES, fill, put, refuse, report, top1
 
 from mixbench.bench import figures
 from mixbench.bench.cells import Store
-from mixbench.bench.page import visible, write
+from mixbench.bench.formats.letters import visible
+from mixbench.bench.page import write
 from mixbench.bench.page._pictures import CAPTIONS, slim
 from mixbench.bench.paper import TABLES as PAPER
 from mixbench.bench.sheets import sheet

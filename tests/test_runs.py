@@ -10,6 +10,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
-from mixbench.bench import cells, runs, stop
+from mixbench.bench import catalogue, runs, stop
 from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
 from mixbench.bench.desk import Desk
@@ -364,11 +365,17 @@ class Odd(Task):
         return answer
 
 
+def pretend(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is spelled, it is this task; and nothing of it is remembered."""
+    monkeypatch.setattr(runs, "task", lambda name: task)
+    monkeypatch.setattr(catalogue, "live_task", lambda name: task)
+    monkeypatch.setattr(catalogue, "task", unwrap(catalogue.task))
+
+
 def odd(lab: Lab, monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Record, Arrays]:
     """What becomes of an answer."""
     monkeypatch.setattr(Odd, "answer", answer)
-    monkeypatch.setattr(runs, "task", lambda name: Odd())
-    monkeypatch.setattr(cells, "task", lambda name: Odd())
+    pretend(Odd(), monkeypatch)
     return ask("odd", Training(Run("digits/small,epochs=1", "baseline", 0), lab), lab)
 
 
@@ -430,9 +437,7 @@ class Long(Task):
 
 @pytest.fixture
 def long(monkeypatch: pytest.MonkeyPatch) -> Long:
-    task = Long()
-    for module in (runs, cells):
-        monkeypatch.setattr(module, "task", lambda name: task)
+    pretend(task := Long(), monkeypatch)
     return task
 
 

@@ -168,7 +168,7 @@ class Cluster:
 
     def start_held(self, job: str) -> None:
         """Start at once what was requeued, which Slurm puts off by two minutes."""
-        until(lambda: "PENDING" in ask("squeue", "-h", "-j", job, "-o", "%T"))
+        until(lambda: "PENDING" in ask("squeue", "-h", "-j", job, "-o", "%T"), patience=180)
         time.sleep(8)  # what the job was started with last is revoked until then
         ask("scontrol", "update", f"jobid={job}", "starttime=now")
 

@@ -39,6 +39,10 @@ class Reported:
     source: str
     doubts: tuple[str, ...] = ()
 
+    def text(self, form: str) -> str:
+        """The figure, and its standard deviation if one is published."""
+        return f"{self.value:{form}}" + ("" if self.std is None else f" ± {self.std:{form}}")
+
 
 def reported(table: Table, folder: Path | None = None) -> dict[tuple[Column, str], Reported]:
     """What was published as that table, by column and method; nothing if there is no such folder.

@@ -29,7 +29,6 @@ reported = click.option(
     "--with-reported", is_flag=True, help="Beside what papers report, and how far that is off."
 )
 
-
 grouped = click.option(
     "--groups", "grouped", is_flag=True, help="Mark what can't be told apart from the best with ≈."
 )

@@ -65,7 +65,7 @@ def strips(
 
 
 def row_heads(sheet: Sheet) -> list[str]:
-    return [*sheet.entries, *(["gain"] if sheet.gains else [])]
+    return [*sheet.entries, *([GAIN] if sheet.gains else [])]
 
 
 def any_reported(sheet: Sheet, place: int) -> bool:
@@ -79,12 +79,9 @@ def _reported(entry: Entry, rule: Rule, everywhere: Sequence[str]) -> str:
     """
     if entry.reported is None:
         return "-"
-    spread = "" if entry.reported.std is None else f" ± {entry.reported.std:{rule.form}}"
     off = entry.difference()
     beside = "" if off is None else f" ({rule.signed(off)})"
-    return (
-        f"{entry.reported.value:{rule.form}}{spread}{_dagger(entry.reported, everywhere)}{beside}"
-    )
+    return f"{entry.reported.text(rule.form)}{_dagger(entry.reported, everywhere)}{beside}"
 
 
 def _gained(gain: Gain, rule: Rule) -> str:

@@ -20,10 +20,9 @@ class Published:
 def published(entry: Entry, column: Column) -> Published | None:
     if entry.reported is None:
         return None
-    form, off = column.rule.form, entry.difference()
-    std = entry.reported.std
+    off = entry.difference()
     return Published(
-        f"{entry.reported.value:{form}}" + ("" if std is None else f" ± {std:{form}}"),
+        entry.reported.text(column.rule.form),
         "" if off is None else column.rule.signed(off),
         entry.reported.doubts,
     )

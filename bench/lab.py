@@ -36,6 +36,7 @@ class Lab:
 
     workers: processes that read image files, for each run.
     processes: that train a run together, each on a GPU of its own, from the lab's device on.
+    eager: steps are not compiled, nor recorded as CUDA graphs; on a CPU they never are.
     deterministic: algorithms that give the same bits again, on GPUs too.
     command: what the user typed, for the record.
     """
@@ -45,6 +46,7 @@ class Lab:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0
     processes: int = 1
+    eager: bool = False
     deterministic: bool = False
     command: str = ""
 
@@ -143,6 +145,20 @@ def reproducible(seed: int, device: torch.device, deterministic: bool = False) -
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def tuned(lab: Lab) -> Iterator[None]:
+    """Let cuDNN try its algorithms on the first batch of a shape, and keep to the fastest of them.
+
+    In a lab that is deterministic it does not. What was allowed is restored afterwards.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, lab.device.type == "cuda" and not lab.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 @contextmanager

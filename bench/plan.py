@@ -233,12 +233,15 @@ def _told(like: Run, trainings: list[Record], lab: Lab) -> Speed:
 
 
 def _probed(like: Run, lab: Lab, steps: int) -> Speed:
-    """By all steps together, as a median would hide one branch of a method that draws."""
+    """By all steps together, as a median would hide one branch of a method that draws.
+
+    They are not compiled, which would take longer than they do.
+    """
     where, device = setting(like.setting), lab.device
     data = _opened(where, lab, seed=0)
     epochs = endless(Gallery(data, where.data, lab.data))
     with reproducible(0, device, lab.deterministic), closing(epochs) as batches:
-        trained = subject(like.method, where, data, device)
+        trained = subject(like.method, where, data, device, eager=True)
         for x, y in islice(batches, WARMUP):
             trained.step(x, y)
         with measured(device) as measure:

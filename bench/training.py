@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixbench.bench import stop, team
 from mixbench.bench.cells import (
@@ -32,16 +32,21 @@ from mixbench.bench.lab import (
     reproducible,
     set_random_state,
     silent,
+    tuned,
 )
-from mixbench.bench.optimizers import optimizer
+from mixbench.bench.optimizers import optimizer, take_up
 from mixbench.bench.provenance import provenance
 from mixbench.bench.spec import BadInput, one_line
+from mixbench.bench.stepping import Plain, Step, stepper
 from mixbench.methods import Net
 from mixbench.tasks import Measure, Reader, Trained, Workplace, measured
 from mixbench.tasks.classification import errors_at, places
 
 CHECKPOINT_SECONDS = 300
 """How much work is lost at most when a machine is lost."""
+
+SHARE = 0.005
+"""Of the time, that checkpoints may take, unless more work would be lost."""
 
 POLL_SECONDS = 1.0
 
@@ -101,14 +106,20 @@ def train_as_rank(report: Report, run: Run, lab: Lab) -> None:
 
 def train_here(run: Run, lab: Lab, report: Report) -> "Training":
     """Train in this process, and in those that are its team."""
-    with reproducible(run.seed, lab.device, lab.deterministic):
+    with reproducible(run.seed, lab.device, lab.deterministic), tuned(lab):
         training = resume(run, lab)
         training.tell(report)
-        while len(training.epochs) < _epochs(run):
+        while not training.over:
             training.epoch(report)
-            training.save()
+            if training.over:
+                training.save()
             training.tell(report)
     return training
+
+
+def patience(seconds: float) -> int:
+    """How many seconds after a save that took ``seconds`` the next one is due."""
+    return min(CHECKPOINT_SECONDS, math.ceil(seconds / SHARE))
 
 
 def _epochs(run: Run) -> int:
@@ -167,7 +178,11 @@ class Training:
         self.losses: list[Tensor] = []
         self.seconds = 0.0
         self.made: Record = asdict(Measure())
-        self.saved = time.monotonic()
+        self.saved, self.patience = time.monotonic(), patience(0)
+
+    @property
+    def over(self) -> bool:
+        return len(self.epochs) == _epochs(self.run)
 
     def tell(self, report: Report) -> None:
         """Say how many epochs are done, with what is done of the next one."""
@@ -202,23 +217,21 @@ class Training:
         return due
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        loss = self.parallel(x, y)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(loss.detach())
+        self.losses.append(self.take(x, y))
         if len(self.losses) == self.data.steps:
             self.schedule.step()
 
     def due(self) -> int:
         if stop.wanted_back():
             return END
-        return SAVE if time.monotonic() - self.saved > CHECKPOINT_SECONDS else GO_ON
+        return SAVE if time.monotonic() - self.saved > self.patience else GO_ON
 
     @cached_property
-    def parallel(self) -> nn.Module:
-        """The objective, whose gradients are those of all ranks."""
-        return team.parallel(self.objective)
+    def take(self) -> Step:
+        """How a step is taken, with gradients that are those of all ranks."""
+        if team.size() > 1:
+            return Plain(team.parallel(self.objective), self.optimizer)
+        return stepper(self.objective, self.optimizer, self.lab.eager)
 
     def note(self, measure: Measure) -> None:
         """Add what some steps cost."""
@@ -226,6 +239,7 @@ class Training:
         self.made = provenance(self.device, self.lab.command) | {
             "processes": team.size(),
             "deterministic": self.lab.deterministic,
+            "compiled": not isinstance(self.take, Plain),
             "seconds": self.made["seconds"] + measure.seconds,
             "peak_memory_bytes": max(
                 self.made["peak_memory_bytes"], team.highest(measure.peak_memory_bytes)
@@ -261,10 +275,12 @@ class Training:
     @cached_property
     def outputs(self) -> Reader:
         """What the network makes of sets of images, once it is trained."""
-        return Reader(self.objective.net.eval(), self.gallery.batches)
+        net = copy.deepcopy(self.objective.net)  # which is not compiled, so that it can be watched
+        return Reader(net.eval(), self.gallery.batches)
 
     def save(self) -> None:
         """Write a checkpoint, of which the ranks have a state of the generators each."""
+        start = time.monotonic()
         random, *others = team.gathered(random_state(self.device))
         state = self.run.identity() | {
             "objective": self.objective.state_dict(),
@@ -277,11 +293,12 @@ class Training:
             "seconds": self.seconds,
             "made": self.made,
         }
-        self.saved = time.monotonic()
         if team.rank() == 0:
             path = self.lab.store.checkpoint(self.run)
             with written_aside(path) as aside, aside.open("wb") as file:
                 torch.save(state, file)  # which says so, unlike a path, when a disk is full
+        self.saved = time.monotonic()
+        self.patience = team.highest(patience(self.saved - start))
 
     def load(self) -> None:
         """Take up what the checkpoint holds. Raises BadInput if it is not this run's."""
@@ -290,7 +307,7 @@ class Training:
         if problem := mismatch(state, self.run):
             raise BadInput(problem)
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        take_up(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.epochs, self.made = state["epochs"], state["made"]
         self.losses = [*state.get("losses", ())]  # older ones are of the end of an epoch

@@ -13,12 +13,13 @@ from mixbench.methods._base import (
     affine,
 )
 from mixbench.methods._criterion import Criterion, bce_on_softmax
+from mixbench.methods._decisions import Decision, chance, choice, following
 from mixbench.methods._fields import Probability, Range
 from mixbench.methods._ops import (
     beta,
     box,
-    chance,
     dirichlet,
+    drawing_on,
     full_precision,
     pairs,
     partners,
@@ -28,6 +29,7 @@ from mixbench.methods._saliency import evaluating, saliency
 
 __all__ = [
     "Criterion",
+    "Decision",
     "Guided",
     "GuidedObjective",
     "Lacking",
@@ -44,8 +46,11 @@ __all__ = [
     "beta",
     "box",
     "chance",
+    "choice",
     "dirichlet",
+    "drawing_on",
     "evaluating",
+    "following",
     "full_precision",
     "pairs",
     "partners",

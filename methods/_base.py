@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods._criterion import Criterion
+from mixbench.methods._decisions import chance, choice
 from mixbench.methods._fields import Probability
-from mixbench.methods._ops import chance, combined, full_precision
+from mixbench.methods._ops import combined, drawing_on, full_precision
 
 
 class Lacking(ValueError):
@@ -120,7 +121,7 @@ class Objective(nn.Module):
         self.method, self.net = method, net
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        with x.device:  # so that a method's draws land where its images are
+        with drawing_on(x.device):
             return self.loss(x, y)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ class Switch(Method):
     p: Probability = 1.0
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        with x.device:
+        with drawing_on(x.device):
             if chance(self.p):
                 return self.mixed_loss(net, x, y)
             return self.otherwise().loss(net, x, y)
@@ -219,7 +220,7 @@ class Mixer(Switch):
 
     def stage(self, net: Net) -> str:
         """Draw the stage after which this batch is mixed."""
-        return self.at[int(torch.randint(len(self.at), (), device="cpu"))]
+        return self.at[choice(len(self.at))]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def chance(p: float) -> bool:
-    """A coin that shows heads with probability ``p``, thrown on the host: no device is waited for."""
-    return bool(torch.rand((), device="cpu") < p)
+def drawing_on(device: torch.device) -> AbstractContextManager[object]:
+    """Draws land on the device; nothing to do if they do, as compiled code is kept by what was done."""
+    return nullcontext() if torch.get_default_device() == device else device
 
 
 def beta(alpha: float) -> Tensor:

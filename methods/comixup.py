@@ -9,7 +9,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixbench.methods import Method, Net, Probability, dirichlet, full_precision, saliency
+from mixbench.methods import (
+    Method,
+    Net,
+    Probability,
+    dirichlet,
+    drawing_on,
+    full_precision,
+    saliency,
+)
 from mixbench.methods._labelling import Labelling
 from mixbench.methods.puzzlemix import pooled
 
@@ -83,7 +91,7 @@ class CoMixup(Method):
         net.split("pixels")
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        with x.device:
+        with drawing_on(x.device):
             maps, clean = saliency(net, x, y, self.clean)
             with full_precision(x.device):
                 mixed, targets = self.mix(x, y, maps)

@@ -69,6 +69,12 @@ def test_jobs_are_filled_and_each_end_is_told(lab: Lab, capfd: pytest.CaptureFix
     assert out.count(": done\n") == 4
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_whether_steps_are_eager_reaches_those_who_take_them(lab: Lab, eager: bool) -> None:
+    terms = Terms(lab.store.root, eager=eager)
+    assert terms.lab(torch.device("cpu")).eager == eager
+
+
 def test_what_fails_or_is_killed_is_told_and_the_others_go_on(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

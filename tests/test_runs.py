@@ -14,6 +14,7 @@ from inspect import unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,15 +27,16 @@ from torch.optim import SGD, AdamW
 from torch.utils._pytree import tree_leaves
 
 from mixbench.bench import catalogue, runs, stop
+from mixbench.bench import training as training_module
 from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import Arrays, BadFile, Cell, Record, Run, Store
 from mixbench.bench.desk import Desk
-from mixbench.bench.lab import Lab, Report, pick_device
+from mixbench.bench.lab import Lab, Report, pick_device, reproducible, tuned
 from mixbench.bench.optimizers import optimizer
 from mixbench.bench.runs import Unanswered, ask, ask_all, check, fill
 from mixbench.bench.settings import Recipe
 from mixbench.bench.spec import BadInput, names, one_line
-from mixbench.bench.training import Training, epochs_done, train
+from mixbench.bench.training import Training, epochs_done, patience, resume, train
 from mixbench.methods import Method, Net
 from mixbench.tasks import Answer, Inapplicable, Metric, Task, Trained, Workplace
 
@@ -47,36 +49,6 @@ CHEAPER = {"stylemix": "stylemix,size=16,p=0.5", "supermix": "supermix,steps=4"}
 
 def weights(training: Training) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(training.objective.state_dict()) if leaf is not None]
-
-
-def cut_short(run: Run, lab: Lab, epochs: int) -> None:
-    """Train as far as some epoch, then fail."""
-
-    def report(doing: str, done: float, total: int, images: int = 0) -> None:
-        if done == epochs:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train(run, lab, report)
-
-
-@pytest.mark.usefixtures("adain")
-@pytest.mark.parametrize("name", names("mixbench.methods"))
-def test_a_resumed_training_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
-    method, setting = CHEAPER.get(name, name), SETTING
-    if inapplicable(setting, method):
-        setting = setting.replace("small", "smallvit")
-    assert not inapplicable(setting, method)
-    run = Run(setting, method, 0)
-    whole = train(run, Lab(Store(tmp_path / "whole")))
-    parts = Lab(Store(tmp_path / "parts"))
-    cut_short(run, parts, 1)
-    cut_short(run, parts, 2)
-    resumed = train(run, parts)
-    assert all(a.equal(b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-    assert len(whole.epochs) == len(resumed.epochs) == 3
-    for a, b in zip(whole.epochs, resumed.epochs, strict=True):
-        assert (a["top1"], a["top5"]) == (b["top1"], b["top5"])
 
 
 @pytest.fixture
@@ -97,6 +69,25 @@ def stopped(run: Run, lab: Lab, epochs: float, told: Event) -> None:
     with pytest.raises(stop.Stopped):
         train(run, lab, report)
     told.clear()
+
+
+@pytest.mark.usefixtures("adain")
+@pytest.mark.parametrize("name", names("mixbench.methods"))
+def test_a_resumed_training_is_the_same_to_the_bit(name: str, told: Event, tmp_path: Path) -> None:
+    method, setting = CHEAPER.get(name, name), SETTING
+    if inapplicable(setting, method):
+        setting = setting.replace("small", "smallvit")
+    assert not inapplicable(setting, method)
+    run = Run(setting, method, 0)
+    whole = train(run, Lab(Store(tmp_path / "whole")))
+    parts = Lab(Store(tmp_path / "parts"))
+    stopped(run, parts, 0.5, told)
+    stopped(run, parts, 2, told)
+    resumed = train(run, parts)
+    assert all(a.equal(b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert len(whole.epochs) == len(resumed.epochs) == 3
+    for a, b in zip(whole.epochs, resumed.epochs, strict=True):
+        assert (a["top1"], a["top5"]) == (b["top1"], b["top5"])
 
 
 def kept(run: Run, lab: Lab) -> dict[str, Any]:
@@ -156,18 +147,53 @@ def test_a_training_that_saves_after_each_step_is_the_same_and_its_costs_add_up(
 
     monkeypatch.setattr(Training, "save", save)
     training = train(undisturbed.run, lab)
-    assert saved == [*range(1, 17), 0] * 3
+    assert saved == [*range(1, 17)] * 3 + [0]
     assert_identical(training, undisturbed)
     seconds = [epoch["seconds"] for epoch in training.epochs]
     assert training.made["seconds"] == pytest.approx(sum(seconds))
     assert min(seconds) > 0
 
 
+def test_saving_takes_half_a_percent_of_the_time_unless_minutes_of_work_would_be_lost() -> None:
+    taken = [0, 0.004, 0.5, 1.4955, 1.6, 60]
+    assert [patience(seconds) for seconds in taken] == [0, 1, 100, 300, 300, 300]
+
+
+def test_a_training_is_saved_after_its_first_step_then_by_what_that_took_and_at_its_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, steps, saved = [0.0], list[float](), list[int]()
+    plain_step, plain_save = Training.step, torch.save
+
+    def step(self: Training, x: Tensor, y: Tensor) -> None:
+        plain_step(self, x, y)
+        clock[0] += 0.9
+        steps.append(clock[0])
+
+    def save(state: object, file: Any) -> None:
+        plain_save(state, file)
+        clock[0] += 0.0725  # so the next is due in 15 s
+        saved.append(len(steps))
+
+    monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(training_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    run = Run(SETTING, "baseline", 0)
+    train(run, lab)
+    assert saved == [1, 18, 35, 48]
+    train(run, lab)  # what is over is not saved again
+    assert saved == [1, 18, 35, 48]
+
+
 def test_a_checkpoint_of_before_there_were_steps_is_taken_up(
     undisturbed: Training, lab: Lab
 ) -> None:
     run, path = undisturbed.run, lab.store.folder(undisturbed.run) / "checkpoint.pt"
-    cut_short(run, lab, 2)
+    with reproducible(run.seed, lab.device):
+        training = resume(run, lab)
+        training.epoch()
+        training.epoch()
+        training.save()
     state = kept(run, lab)
     for key in ("losses", "seconds", "others"):
         del state[key]
@@ -242,6 +268,19 @@ def test_a_deterministic_run_is_so_and_says_so(lab: Lab, deterministic: bool) ->
         assert made["deterministic"] == deterministic
 
 
+@pytest.mark.parametrize(
+    ("device", "deterministic", "tries"),
+    [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)],
+)
+def test_on_a_gpu_the_fastest_convolutions_are_found_unless_it_is_deterministic(
+    lab: Lab, device: str, deterministic: bool, tries: bool
+) -> None:
+    before = torch.backends.cudnn.benchmark
+    with tuned(replace(lab, device=torch.device(device), deterministic=deterministic)):
+        assert torch.backends.cudnn.benchmark == tries
+    assert torch.backends.cudnn.benchmark == before
+
+
 def test_a_deterministic_rerun_is_the_same_to_the_bit(tmp_path: Path) -> None:
     one, other = (
         train(Run(SETTING, "mixup", 0), Lab(Store(tmp_path / name), deterministic=True))
@@ -297,6 +336,7 @@ def test_a_record_says_what_made_it(lab: Lab) -> None:
     fill(run, TASKS[:1], replace(lab, command="mixbench run quickstart"))
     record = json.loads(lab.store.path(Cell(run, TASKS[0])).read_text())
     assert record["made"]["training"]["processes"] == 1
+    assert record["made"]["training"]["compiled"] is False
     for made in (record["made"]["training"], record["made"]["task"]):
         assert made["torch"] == torch.__version__
         assert made["device"].startswith("cpu")
@@ -718,10 +758,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from mixbench.bench.cells import Run, Store
-from mixbench.bench import runs
+from mixbench.bench import training
 from mixbench.bench.lab import Lab
 from mixbench.bench.runs import fill
-from mixbench.bench.training import Training
 step = 0
 plain = torch.optim.SGD.step
 def counted(self, *args, **kwargs):
@@ -731,20 +770,25 @@ def counted(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, *args, **kwargs)
 torch.optim.SGD.step = counted
+training.CHECKPOINT_SECONDS = -1
 fill(Run({setting!r}, "multimix", 0), {tasks!r}, Lab(Store(Path(sys.argv[1]))))
 """
 
 
-def test_a_killed_run_loses_an_epoch_at_most_and_ends_with_the_same_numbers(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_numbers(
+    tmp_path: Path,
+) -> None:
     script = KILLED.format(setting=SETTING, tasks=TASKS)
     killed, whole = Lab(Store(tmp_path / "killed")), Lab(Store(tmp_path / "whole"))
     run, done = Run(SETTING, "multimix", 0), []
-    for step in (7, 22, 12):  # in the first epoch, in the second, in the second again
+    for step in (7, 22, 12):  # of 48: after the 6th, 27th and 38th, each saved
         command = [sys.executable, "-c", script, str(killed.store.root), str(step)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert not killed.store.claimed(run)
-        done.append(epochs_done(run, killed.store))
-    assert done == [0, 1, 1]
+        state = kept(run, killed)
+        done.append(16 * len(state["epochs"]) + len(state["losses"]))
+    assert done == [6, 27, 38]
+    assert epochs_done(run, killed.store) == 2
     assert fill(run, TASKS, killed) and fill(run, TASKS, whole)
     for task in TASKS:
         one, other = (lab.store.read(Cell(run, task)) for lab in (killed, whole))

@@ -192,7 +192,7 @@ def test_a_killed_rank_ends_the_team_in_one_line_and_the_next_goes_on(lab: Lab) 
         both(disturbed, DRAWING, lab, 1, 2.4, signal.SIGKILL)
     done: list[float] = []
     assert fill(DRAWING, TASKS, lab, lambda what, at, *_: done.append(at)) == TASKS
-    assert done[0] == 2
+    assert 0 < done[0] < 3
 
 
 def fail(report: team.Report) -> None:

@@ -15,6 +15,7 @@ from mixbench.bench.cli._base import (
     complain,
     data,
     device,
+    eager,
     folder,
     gpus,
     of_a_table,
@@ -59,6 +60,7 @@ how_to_run = options(
     click.option(
         "--deterministic", is_flag=True, help="The same bits again, on a GPU too, if slower."
     ),
+    eager,
     click.option(
         "--jobs",
         "at_once",
@@ -215,13 +217,14 @@ def _fill(
     workers: int | None,
     retries: int,
     deterministic: bool,
+    eager: bool,
     **ways: Any,
 ) -> None:
     """Do the jobs at a place; then print the table, and what failed, which ends in exit code 1."""
     from mixbench.bench.formats import printed
     from mixbench.bench.launch import Terms
 
-    terms = Terms(store.root, data, device, gpus, workers, retries, deterministic)
+    terms = Terms(store.root, data, device, gpus, workers, retries, deterministic, eager)
     failed: dict[Run, str] | None = {}
     if jobs:
         stop.as_interrupt()

@@ -42,6 +42,7 @@ class Terms:
     workers: processes that read image files, for each run; None is an equal share of the cores.
     retries: how often a run that fails, or whose process dies, is tried again.
     deterministic: algorithms that give the same bits again, on GPUs too.
+    eager: steps are not compiled, nor recorded as CUDA graphs; on a CPU they never are.
     command: what the user typed, for the record.
     """
 
@@ -52,6 +53,7 @@ class Terms:
     workers: int | None = None
     retries: int = 0
     deterministic: bool = False
+    eager: bool = False
     command: str = field(default_factory=lambda: typed(sys.argv))
 
     @property
@@ -68,6 +70,7 @@ class Terms:
             device,
             share(self.workers, at_once),
             processes=max(1, int(self.gpus)),
+            eager=self.eager,
             deterministic=self.deterministic,
             command=self.command,
         )

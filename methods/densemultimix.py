@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from mixbench.methods import Criterion, Net, affine, full_precision
 from mixbench.methods._attention import grid, has_class_token
+from mixbench.methods._parts import summed
 from mixbench.methods.multimix import MultiMix
 
 TINY = 1e-12
+AT_ONCE = 8_000_000
 Size = tuple[int, int]
 
 
@@ -68,14 +70,13 @@ class DenseMultiMix(MultiMix):
         w = self.draw(len(z), a.shape[1]).to(a) * a.T[:, None]  # r n b
         s = w.sum(2)  # r n
         w = w / s.clamp(min=TINY)[..., None]
-        target = w @ y.to(w)  # r n c
+        y = y.to(w)
         if not len(above) and affine(head):  # rows of w sum to one wherever s is not zero
-            logits = w @ _dense(head, z)
-        else:
-            mixed = above(_maps(w @ _positions(z), _size(z)))
-            target, s = _resize(target, s, _size(z), _size(mixed))
-            logits = _dense(head, mixed)
-        return self.reduce(_losses(above.criterion, logits, target), s)
+            return mixed_logits_loss(above.criterion, w, _dense(head, z), y, self.shares(s))
+        mixed = above(_maps(w @ _positions(z), _size(z)))
+        target, s = _resize(w @ y, s, _size(z), _size(mixed))
+        losses = _losses(above.criterion, _dense(head, mixed), target)
+        return (self.shares(s) * losses).sum()
 
     def attend(self, z: Tensor, y: Tensor, head: nn.Module) -> Tensor:
         """The attention of each image to its r positions, (b, r), from its features (b, d, r).
@@ -103,12 +104,28 @@ class DenseMultiMix(MultiMix):
             found[f"attention over {stage}"] = a.view(len(z), *_size(z))
         return found
 
-    def reduce(self, loss: Tensor, s: Tensor) -> Tensor:
-        """One number from the losses (r, n) and weights ``s`` (r, n) of all mixtures (eq. 14)."""
+    def shares(self, s: Tensor) -> Tensor:
+        """By how much each mixture's loss counts (r, n), from the weights ``s`` (r, n) (eq. 14)."""
         if self.reduction == "global":
-            return (s * loss).sum() / s.sum().clamp(min=TINY)
-        each = (s * loss).sum(1) / s.sum(1).clamp(min=TINY)
-        return each.mean() if self.reduction == "mean" else each.sum()
+            return s / s.sum().clamp(min=TINY)
+        each = s / s.sum(1, keepdim=True).clamp(min=TINY)
+        return each / len(s) if self.reduction == "mean" else each
+
+
+def mixed_logits_loss(
+    criterion: Criterion, w: Tensor, logits: Tensor, y: Tensor, shares: Tensor
+) -> Tensor:
+    """The losses, added up by their shares (r, n), of logits (r, b, c) mixed by ``w`` (r, n, b).
+
+    Targets (b, c) are mixed alike. At most ``AT_ONCE`` mixed logits are there at once, unless those
+    of one position are more.
+    """
+
+    def loss(w: Tensor, logits: Tensor, shares: Tensor) -> Tensor:
+        return (shares * _losses(criterion, w @ logits, w @ y)).sum()
+
+    mixed = w.shape[1] * y.shape[1]  # of one position
+    return summed(loss, max(1, AT_ONCE // mixed), w, logits, shares)
 
 
 def as_maps(net: Net, z: Tensor, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from mixbench.methods import LinearMixer, Method, Probability, Range, dirichlet
+from mixbench.methods import LinearMixer, Method, Probability, Range
+from mixbench.methods._simplex import simplex
 from mixbench.methods.mixup import Mixup
 
 
@@ -22,6 +23,7 @@ class MultiMix(LinearMixer):
     input_alpha: of input mixup's Beta; the paper does not give it, 2 is that of AlignMixup.
     """
 
+    version: ClassVar[int] = 2
     formula: ClassVar[str] = (
         "Ẑ = ZΛ, Ŷ = YΛ, λₖ ~ Dir(αₖ), αₖ ~ U(alpha), k = 1, …, n\n"
         "columns of Z: the embeddings of the batch"
@@ -41,7 +43,7 @@ class MultiMix(LinearMixer):
     def draw(self, b: int, r: int) -> Tensor:
         """Weights for ``r`` positions, (r, n, b), independent but for the subset of each mixture."""
         m = min(self.m or b, b)
-        weights = dirichlet(torch.empty(r, self.n).uniform_(*self.alpha), m)
+        weights = simplex(torch.empty(r, self.n).uniform_(*self.alpha), m)
         if m == b:
             return weights
         subset = torch.rand(self.n, b).argsort(1)[:, :m].expand(r, self.n, m)

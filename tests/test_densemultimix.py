@@ -1,9 +1,10 @@
 """Dense MultiMix. Weights are (r, n, b) here, r matrices (b, n) Lambda^j in the paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +15,7 @@ from helpers import (
     assert_same,
     bare,
     batch,
+    comparing,
     cross_entropy,
     cut,
     drawing,
@@ -28,10 +30,16 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mixbench.bench.nets import outline
 from mixbench.bench.nets.vit import staged
-from mixbench.methods import Net, dirichlet
+from mixbench.bench.speed.memory import LiveBytes
+from mixbench.methods import Criterion, Net, bce_on_softmax
+from mixbench.methods._criterion import Reduction as Reductions
+from mixbench.methods._parts import summed
+from mixbench.methods._simplex import simplex
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.densemultimix import DenseMultiMix
 from mixbench.methods.mixup import Mixup
@@ -58,6 +66,12 @@ VARIANTS = [
         ATTENTIONS, SQUASHES, [True, False], REDUCTIONS
     )
 ]
+
+
+def brier(logits: Tensor, target: Tensor, reduction: Reductions = "mean") -> Tensor:
+    """A criterion that nobody knows but a user: squared distances, of logits from targets."""
+    loss = (logits - target).square().sum(1)
+    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 
 def literal(method: DenseMultiMix, net: Net, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -409,6 +423,145 @@ def test_only_a_linear_head_sees_the_batch_instead_of_the_mixtures(head: str, ro
     assert seen == [(6 * rows, 3)]
 
 
+def held(method: DenseMultiMix, net: Net, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """The loss, with all mixed features, logits and targets at once."""
+    z, head = net.trunk(x).flatten(2), net.head
+    a = method.attend(z, y, head)
+    w = torch.einsum("rnb,br->rnb", weights, a)
+    s = w.sum(2)
+    w = w / s.clamp(min=1e-12)[..., None]
+    mixed, targets = torch.einsum("rnb,bdr->rnd", w, z), torch.einsum("rnb,bc->rnc", w, y)
+    loss = net.criterion(head(mixed).flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    each = s * loss.view_as(s)
+    if method.reduction == "global":
+        return each.sum() / s.sum().clamp(min=1e-12)
+    of_positions = each.sum(1) / s.sum(1).clamp(min=1e-12)
+    return of_positions.mean() if method.reduction == "mean" else of_positions.sum()
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-12) -> None:
+    """Each is within ``tolerance`` of the other, relative to its norm."""
+    for one, other in zip(actual, expected, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize("criterion", [F.cross_entropy, bce_on_softmax, brier])
+@pytest.mark.parametrize("positions", [1, 4, 5, 6])
+@pytest.mark.parametrize("method", VARIANTS, ids=name)
+def test_a_few_positions_at_a_time_give_the_same_loss_and_gradients(
+    method: DenseMultiMix, positions: int, criterion: Criterion
+) -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = bare(3), features(4, 3), draw(4, 6)
+    net.criterion = criterion
+    expected = held(method, net, x, y, weights)
+    with at_once(positions * 4 * CLASSES), comparing(net) as seen:
+        loss = loss_of(method, weights, net, x, y)
+    assert [len(logits) // 4 for logits, _ in seen] == [*map(len, torch.arange(6).split(positions))]
+    assert_close(with_gradients(loss, net, x), with_gradients(expected, net, x))
+
+
+@contextmanager
+def at_once(numbers: int) -> Iterator[None]:
+    """Let so many mixed logits be there at once."""
+    with patch("mixbench.methods.densemultimix.AT_ONCE", numbers):
+        yield
+
+
+@pytest.mark.parametrize("m", [None, 2])
+def test_so_they_do_in_a_network_and_with_soft_targets(m: int | None) -> None:
+    torch.manual_seed(0)
+    net, (x, _), y = tiny(), batch(4), torch.randn(4, CLASSES).softmax(1)
+    weights = draw(4, 4, m=m)
+    expected = with_gradients(held(dense, net, x, y, weights), net, x)
+    with at_once(1):
+        loss = loss_of(dense, weights, net, x, y)
+    assert_close(with_gradients(loss, net, x), expected, 1e-9)  # some gradients nearly vanish
+
+
+def test_so_they_do_for_patches() -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = scattered_vit(), batch(3), draw(3, 16)
+    method = replace(dense, at=("block4",), detach=False)
+    expected = with_gradients(loss_of(method, weights, net, x, y), net, x)
+    with at_once(1):
+        loss = loss_of(method, weights, net, x, y)
+    assert_close(with_gradients(loss, net, x), expected)
+
+
+def test_so_they_do_where_nothing_is_trained() -> None:
+    torch.manual_seed(0)
+    net, (x, y), weights = bare(3), features(4, 3), draw(4, 6)
+    expected = loss_of(dense, weights, net, x, y)
+    with at_once(1), torch.no_grad():
+        loss = loss_of(dense, weights, net, x, y)
+    assert not loss.requires_grad
+    assert_close([loss], [expected])
+
+
+def test_mixed_logits_are_never_there_all_at_once() -> None:
+    torch.manual_seed(0)
+    b, n, c, positions = 2, 50, 40, 3
+    net, (x, _), y = bare(8, nn.Linear(8, c)), features(b, 8, 7, 7), torch.eye(c)[:b]
+    with at_once(positions * n * c), Made() as made:  # type: ignore[no-untyped-call]
+        replace(dense, n=n, detach=False).loss(net, x, y).backward()
+    assert made.most == positions * n * c
+
+
+class Made(TorchDispatchMode):
+    """Watches how many numbers the largest tensor has that is made within."""
+
+    most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = (leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+        self.most = max(self.most, *sizes, 0)
+        return out
+
+
+def test_a_few_positions_at_a_time_take_a_fraction_of_the_memory() -> None:
+    torch.manual_seed(0)
+    b, n, c, r = 16, 60, 60, 49  # ResNet-50 on 224 x 224 pixels has sixteen times b, n and c
+    net, (x, _), y = bare(8, nn.Linear(8, c)), features(b, 8, 7, 7), torch.eye(c)[:b]
+    peaks = []
+    for numbers in (r * n * c, n * c):
+        with at_once(numbers), LiveBytes([x, y]) as live:
+            replace(dense, n=n).loss(net, x, y).backward()
+        peaks.append(live.peak / (8 * r * n * c))
+    whole, parts = peaks
+    assert whole > 4
+    assert parts < 1.3  # the weights, the logits of the batch and their gradient are 0.8
+
+
+@given(size=st.integers(1, 8), seed=seeds)
+@few
+def test_a_sum_of_parts_has_the_gradients_of_the_sum(size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    u, v, w = (torch.randn(7, k, requires_grad=k < 3) for k in (1, 2, 3))
+
+    def part(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        return (u.exp() * v.sum(1, keepdim=True) * w).square().sum()
+
+    assert torch.autograd.gradcheck(lambda u, v: summed(part, size, u, v, w), (u, v))
+    assert_close([summed(part, size, u, v, w)], [part(u, v, w)])
+
+
+def test_a_part_is_computed_once() -> None:
+    z, seen = torch.ones(6, 1, requires_grad=True), []
+
+    def part(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return z.square().sum()
+
+    summed(part, 4, z).backward()
+    assert seen == [4, 2]
+    assert z.grad is not None
+    assert_same(z.grad, torch.full((6, 1), 2.0))
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("method", VARIANTS, ids=name)
 def test_attention_is_a_distribution_over_positions(method: DenseMultiMix, seed: int) -> None:
@@ -593,16 +746,20 @@ def test_the_order_of_positions_does_not_matter(method: DenseMultiMix) -> None:
 def test_there_are_r_n_terms_whose_masses_and_losses_are_bounded(seed: int) -> None:
     torch.manual_seed(seed)
     net, (x, y), weights, a = bare(3), features(5, 3), draw(5, 6, n=7), torch.rand(5, 6)
-    with patch.object(DenseMultiMix, "reduce", side_effect=lambda loss, s: loss.sum()) as reduce:
+    with (
+        patch.object(DenseMultiMix, "shares", side_effect=lambda s: s) as shares,
+        comparing(net) as seen,
+    ):
         with_attention(dense, a, net, 3 * x, y, weights)
-    (loss, s), _ = reduce.call_args
+    ((s,), _), ((logits, targets),) = shares.call_args, seen
+    loss = F.cross_entropy(logits, targets, reduction="none").unflatten(0, (6, 7))
     assert loss.shape == s.shape == (6, 7)
     assert (s >= a.amin(0)[:, None] - 1e-14).all()
     assert (s <= a.amax(0)[:, None] + 1e-14).all()
     w = weights * a.T[:, None] / s[..., None]
     for j in range(6):
-        logits = net.head(3 * x.flatten(2)[..., j])
-        pairs = torch.stack([torch.stack([cross_entropy(each, t) for each in logits]) for t in y])
+        plain = net.head(3 * x.flatten(2)[..., j])
+        pairs = torch.stack([torch.stack([cross_entropy(each, t) for each in plain]) for t in y])
         assert (loss[j] <= torch.einsum("ki,kl,il->k", w[j], w[j], pairs)).all()
 
 
@@ -650,7 +807,7 @@ def test_all_subsets_are_equally_likely() -> None:
 
 def test_alpha_is_drawn_for_each_position_and_mixture() -> None:
     torch.manual_seed(0)
-    with patch("mixbench.methods.multimix.dirichlet", wraps=dirichlet) as draws:
+    with patch("mixbench.methods.multimix.simplex", wraps=simplex) as draws:
         DenseMultiMix(n=5000).draw(3, 4)
     (alpha, _), _ = draws.call_args
     assert alpha.shape == (4, 5000)

@@ -22,10 +22,12 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, ks_2samp, kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods import Net, dirichlet
+from mixbench.methods._simplex import MANY, halved, simplex
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.manifold import Manifold
 from mixbench.methods.mixup import Mixup
@@ -116,6 +118,83 @@ def test_rows_are_on_the_simplex_and_have_m_entries(
     assert len(w.unique(dim=0)) == n or min(m or b, b) == 1
 
 
+@given(size=st.lists(st.integers(1, 5), max_size=2), halvings=st.integers(0, 7), seed=seeds)
+@few
+def test_what_is_halved_adds_up(size: list[int], halvings: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    w = halved(torch.rand(size) + 0.1, 2**halvings)
+    assert w.shape == (*size, 2**halvings)
+    assert w.min() >= 0
+    assert_same(w.sum(-1), torch.ones(size), atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1e-3, 0.5, 2.0, 1e6])
+def test_what_is_halved_is_non_negative_in_any_precision(alpha: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    w = halved(torch.full((100_000,), alpha, dtype=dtype), 8)
+    assert w.dtype == dtype
+    assert w.min() >= 0
+    assert_same(w.sum(1), torch.ones(100_000, dtype=dtype), atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.25, 1 - 2**-53])
+def test_no_random_number_breaks_the_halving(uniform: float) -> None:
+    with (
+        patch("torch.rand", lambda *size, dtype: torch.full(size, uniform, dtype=dtype)),
+        patch("torch.rand_like", lambda z: torch.full_like(z, uniform)),
+    ):
+        w = halved(torch.tensor([1e-3, 0.5, 2.0, 1e6]), 8)
+    assert w.min() >= 0
+    assert_same(w.sum(1), torch.ones(4), atol=1e-14)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 1.7, 50.0])
+def test_what_is_halved_has_beta_distributed_parts(alpha: float) -> None:
+    torch.manual_seed(0)
+    m, n = 8, 20_000
+    w = halved(torch.full((n,), alpha), m)
+    for part in (w[:, :1], w[:, 7:], w[:, 2:5], w[:, [0, 3, 4, 6]]):
+        k = part.shape[1]
+        assert kstest(part.sum(1), beta(k * alpha, (m - k) * alpha).cdf).pvalue > 1e-4
+    one = w[:, 5] / (w[:, 1] + w[:, 5])
+    assert kstest(one[one.isfinite()], beta(alpha, alpha).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "statistic", [Tensor.square, Tensor.sqrt, lambda w: w.clamp(min=1e-9).log()]
+)
+def test_what_is_halved_is_distributed_as_what_torch_draws(
+    statistic: Callable[[Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    alpha = torch.empty(5000).uniform_(0.5, 2)
+    ours, torchs = (statistic(draw(alpha, 32)).sum(1) for draw in (halved, dirichlet))
+    assert ks_2samp(ours, torchs).pvalue > 1e-4
+
+
+def test_all_that_is_halved_is_alike_and_pairs_are_correlated_alike() -> None:
+    torch.manual_seed(0)
+    m, n, alpha = 8, 200_000, 0.8
+    w = halved(torch.full((n,), alpha), m)
+    variance = (m - 1) / (m**2 * (m * alpha + 1))
+    expected = variance * (m * torch.eye(m) - 1) / (m - 1)
+    assert_same(w.mean(0), torch.full((m,), 1 / m), atol=5 * (variance / n) ** 0.5)
+    assert_same(w.T.cov(), expected, atol=8 * variance / n**0.5)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "by_halves"), [(1000, 16, True), (1000, 12, False), (10, 16, False)]
+)
+def test_many_weights_of_a_power_of_two_are_halved(n: int, m: int, by_halves: bool) -> None:
+    assert (n * m > MANY) == (n == 1000)
+    alpha = torch.ones(n)
+    torch.manual_seed(0)
+    w = simplex(alpha, m)
+    torch.manual_seed(0)
+    assert w.equal((halved if by_halves else dirichlet)(alpha, m))
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
 def test_weights_have_the_moments_of_the_dirichlet_distribution(alpha: float) -> None:
     torch.manual_seed(0)
@@ -134,7 +213,7 @@ def test_weights_are_as_even_as_the_sheet_says() -> None:
 
 def test_alpha_is_drawn_uniformly_for_each_mixture() -> None:
     torch.manual_seed(0)
-    with patch("mixbench.methods.multimix.dirichlet", wraps=dirichlet) as draws:
+    with patch("mixbench.methods.multimix.simplex", wraps=simplex) as draws:
         MultiMix(n=10_000).weights(3)
     (alpha, m), _ = draws.call_args
     assert (alpha.shape, m) == ((1, 10_000), 3)

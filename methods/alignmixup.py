@@ -57,22 +57,38 @@ class AlignMixup(Mixer):
         """How much of each position of ``other`` goes with each of ``own``, (b, r, r), from maps
         (b, d, r): transport between uniform marginals, times r.
 
-        Sinkhorn's algorithm on logarithms, in at least single precision. Batches in which all
-        potentials have settled keep them, so that no device is waited for.
+        The logarithm of the plan is what is iterated, in at least single precision.
         """
         precise = torch.promote_types(own.dtype, torch.float32)
         cost = squared_distances(own.to(precise), other.to(precise))  # b j k
-        b, r, _ = cost.shape
-        u, v = torch.zeros(2, b, r).to(cost)
-        mass, running = self.eps * log(1 / r + 1e-8), torch.ones((), dtype=torch.bool)
+        r = cost.shape[1]
+        mass = 1 / r + 1e-8
+        start = -cost / self.eps - log(mass)  # potentials of zero; sums are to be one, not mass
+        scaled = self.scaled if cost.is_cpu else self.scaled_unseen
+        return (r * mass * scaled(start).exp()).to(own)
+
+    def scaled(self, plan: Tensor) -> Tensor:
+        """The logarithm of a plan, (b, r, r), after Sinkhorn's algorithm, which may end early."""
         for _ in range(self.steps):
-            new_u = mass - self.eps * ((v[:, None] - cost) / self.eps).logsumexp(2)
-            new_v = mass - self.eps * ((new_u[..., None] - cost) / self.eps).logsumexp(1)
-            change = (new_u - u).abs().sum(1).mean()
-            u, v = torch.where(running, new_u, u), torch.where(running, new_v, v)
-            running = running & (change >= self.tolerance)
-        plan: Tensor = r * ((u[..., None] - cost + v[:, None]) / self.eps).exp()
-        return plan.to(own)
+            plan, change = _sinkhorn(plan)
+            if self.settled(change):
+                break
+        return plan
+
+    def scaled_unseen(self, plan: Tensor) -> Tensor:
+        """The same, but no device is waited for: where to end is found when all steps are done."""
+        plans, changes = [], []
+        for _ in range(self.steps):
+            plan, change = _sinkhorn(plan)
+            plans.append(plan)
+            changes.append(change)
+        settled = self.settled(torch.stack(changes))
+        settled[-1] = True
+        return torch.stack(plans)[settled.int().argmax(0, keepdim=True)][0]
+
+    def settled(self, change: Tensor) -> Tensor:
+        """Whether batches have, whose potentials, in units of eps, changed by (..., b, r)."""
+        return self.eps * change.abs().sum(-1).mean(-1) < self.tolerance
 
     def otherwise(self) -> Method:
         return Mixup(alpha=self.alpha)
@@ -82,3 +98,12 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Between the columns of (..., d, r) and those of (..., d, s), (..., r, s)."""
     squares = a.square().sum(-2)[..., None] + b.square().sum(-2)[..., None, :]
     return (squares - 2 * a.mT @ b).clamp(min=0)
+
+
+def _sinkhorn(plan: Tensor) -> tuple[Tensor, Tensor]:
+    """One step: the logarithm of a plan, (b, r, r), whose rows, then columns were made to sum to one,
+    and the logarithms of what rows summed to, (b, r), which their potentials change by.
+    """
+    rows = plan.log_softmax(2)
+    sums = plan[..., 0] - rows[..., 0]  # the same in all columns
+    return rows.log_softmax(1), sums

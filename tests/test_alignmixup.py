@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mixbench.methods import Net, beta
-from mixbench.methods.alignmixup import AlignMixup, squared_distances
+from mixbench.methods.alignmixup import AlignMixup, _sinkhorn, squared_distances
 from mixbench.methods.manifold import Manifold
 from mixbench.methods.mixup import Mixup
 
@@ -141,6 +141,55 @@ def test_single_precision_stops_at_the_same_step(scale: float, iterations: int) 
     assert_same(plan, expected, atol=1e-4)
     fixed = [replace(METHOD, steps=count + more, tolerance=0) for more in (-1, 0, 1)]
     assert [plan.equal(method.plan(own, other)) for method in fixed] == [False, True, False]
+
+
+@given(
+    b=st.integers(1, 3),
+    r=st.integers(1, 4),
+    scale=st.floats(0.1, 30),
+    steps=st.integers(1, 20),
+    tolerance=st.floats(0, 1),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=50, deadline=None)
+def test_where_no_result_is_looked_at_the_plan_is_the_same(
+    b: int, r: int, scale: float, steps: int, tolerance: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    method, plan = replace(METHOD, steps=steps, tolerance=tolerance), -scale * torch.rand(b, r, r)
+    assert method.scaled_unseen(plan).equal(method.scaled(plan))
+
+
+@pytest.mark.parametrize(
+    ("scale", "tolerance", "iterations"),
+    [(0.05, 1e9, 1), (0.2, 0.1, 4), (0.5, 0.1, 15), (3, 0, 100)],
+)
+def test_no_more_steps_are_taken_than_it_needs_where_results_are_looked_at(
+    scale: float, tolerance: float, iterations: int
+) -> None:
+    torch.manual_seed(0)
+    own, other = features(3, 16, 6, scale), features(3, 16, 6, scale)
+    with patch("mixbench.methods.alignmixup._sinkhorn", wraps=_sinkhorn) as steps:
+        replace(METHOD, tolerance=tolerance).plan(own, other)
+    assert steps.call_count == iterations
+
+
+@pytest.mark.parametrize(("tolerance", "iterations"), [(0.67, 1), (0.64, 2)])
+def test_the_first_change_is_that_from_potentials_of_zero(
+    tolerance: float, iterations: int
+) -> None:
+    own = torch.zeros(1, 4, 3)  # its first potentials are 0.1 log(1/9), three of them
+    with patch("mixbench.methods.alignmixup._sinkhorn", wraps=_sinkhorn) as steps:
+        replace(METHOD, tolerance=tolerance).plan(own, own)
+    assert steps.call_count == iterations
+
+
+def test_single_precision_is_enough_for_costs_of_thousands_of_eps() -> None:
+    torch.manual_seed(0)
+    own, other = features(8, 512, 16, 0.65), features(8, 512, 16, 0.65)
+    exact = METHOD.plan(own, other)
+    plan = METHOD.plan(own.float(), other.float()).double()
+    assert (plan - exact).norm() < 1e-4 * exact.norm()
 
 
 def test_one_stop_serves_the_whole_batch() -> None:

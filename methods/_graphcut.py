@@ -1,16 +1,11 @@
 """Labels on grids, of least energy, as minimum cuts (Ishikawa, TPAMI 25, 2003).
 
 The energy of a grid is a sum over cells of the cost of their label, and over neighbours of a weight
-times the squared difference of their labels. scipy finds the maximum flow, and so the minimum.
+times the squared difference of their labels. A maximum flow finds the minimum.
 """
 
-import os
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import product
-from multiprocessing import get_context, parent_process
-from threading import Thread
 
 import numpy as np
 import torch
@@ -19,6 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 
+from mixbench.methods._pushing import pushed_labels
+
 Ints = NDArray[np.int32]
 
 TOGETHER = 16  # grids in one graph: more outgrow the processor's cache, fewer cost calls
@@ -26,20 +23,25 @@ NEVER = 2**27
 
 
 def grid_labels(costs: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """The labels (n, h, w), int64, of least energy on each of n grids.
+    """The labels (n, h, w), int64, of least energy on each of n grids; of several, the lowest.
 
     costs: of each label in each cell, (n, labels, h, w); right, down: weights, >= 0, between a cell
     and its neighbour on the right (n, h, w - 1) and below (n, h - 1, w). All are rounded to
-    integers; those of a grid sum to at most 2^27. Solved on the host, and if the tensors are on an
-    accelerator, which would wait, by several processes of it.
+    integers; those of a grid sum to at most 2^27. Solved where the tensors are: by scipy on the
+    host, by ``pushed_labels`` on an accelerator, which would wait for the host.
     """
-    parts = [part.detach().round().int().cpu().numpy() for part in (costs, right, down)]
+    solve = cut_labels if costs.device.type == "cpu" else pushed_labels
+    return solve(*(part.detach().round().int() for part in (costs, right, down)))
+
+
+def cut_labels(costs: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """As ``grid_labels``, of integers (int32) on the host."""
+    parts = [part.numpy() for part in (costs, right, down)]
     groups = range(0, len(costs), TOGETHER)
     graphs = [_graph(*(part[i : i + TOGETHER] for part in parts)) for i in groups]
-    flows = _solve(costs.device, graphs)
-    sides = [_source_side(graph, flow) for graph, flow in zip(graphs, flows, strict=True)]
+    sides = [_source_side(graph, _flow(graph)) for graph in graphs]
     thresholds = np.concatenate(sides).reshape(len(costs), -1, *costs.shape[2:])
-    return torch.from_numpy(thresholds.sum(1)).to(costs.device)
+    return torch.from_numpy(thresholds.sum(1))
 
 
 def energy(labels: Tensor, costs: Tensor, right: Tensor, down: Tensor) -> Tensor:
@@ -104,25 +106,3 @@ def _source_side(graph: csr_array, flow: csr_array) -> NDArray[np.bool_]:
     reached = np.zeros(nodes, bool)
     reached[breadth_first_order(room, nodes - 2, return_predecessors=False)] = True
     return reached[:-2]
-
-
-def _solve(device: torch.device, graphs: list[csr_array]) -> Iterable[csr_array]:
-    return map(_flow, graphs) if device.type == "cpu" else _workers().map(_flow, graphs)
-
-
-@cache
-def _workers() -> ProcessPoolExecutor:
-    """Processes that end with this one; spawned, since a copy of one that uses a GPU may hang."""
-    count = min(8, os.cpu_count() or 1)
-    return ProcessPoolExecutor(count, get_context("spawn"), initializer=_watch_parent)
-
-
-def _watch_parent() -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)

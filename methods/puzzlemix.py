@@ -9,7 +9,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixbench.methods import Method, Net, Probability, chance, full_precision, partners, ratios
+from mixbench.methods import (
+    Method,
+    Net,
+    Probability,
+    chance,
+    choice,
+    drawing_on,
+    full_precision,
+    partners,
+    ratios,
+)
 from mixbench.methods._graphcut import grid_labels
 from mixbench.methods._saliency import input_gradient, magnitude
 
@@ -61,7 +71,7 @@ class PuzzleMix(Method):
     passes: ClassVar[str] = "1 forward + 1 backward, for saliency"
 
     def loss(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
-        with x.device:
+        with drawing_on(x.device):
             perturbed = chance(self.adversarial), chance(self.adversarial)
             noise = self.noise(x) if any(perturbed) else torch.zeros_like(x)
             gradient, clean = input_gradient(net, x + noise, y, self.clean)
@@ -103,7 +113,7 @@ class PuzzleMix(Method):
         fitting = [n for n in self.blocks if x.shape[2] % n == x.shape[3] % n == 0]
         if not fitting:
             raise ValueError(f"no blocks of {self.blocks} divide images of {tuple(x.shape[2:])}")
-        return fitting[int(torch.randint(len(fitting), (), device="cpu"))]
+        return fitting[choice(len(fitting))]
 
     def shares(
         self, pair: tuple[Tensor, Tensor], saliency: Tensor, partner: Tensor, ratio: Tensor
@@ -175,24 +185,36 @@ def sources(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
 
     As in the official code: n times, every patch picks its cheapest place, the cheapest pick of a
     place wins if its cost is negative, and picks that don't win cost one more. A place that nobody
-    wins keeps its content.
+    wins keeps its content. Saliency is at most one: a pick that once lost never wins.
     """
     b, n, _ = saliency.shape
-    at = torch.cartesian_prod(torch.arange(n), torch.arange(n)).to(saliency)
-    far = (at[:, None] - at).square().sum(2) / max(n - 1, 1) ** 2
-    cost = price * far - saliency.view(b, -1, 1) * wanted.view(b, 1, -1)  # b from to
+    place, cost = _choices(saliency, wanted, price)
     row = torch.arange(n * n).expand(b, -1)
-    winner = row
+    turn, winner = torch.zeros_like(row), row
     for _ in range(n):
-        pick = cost.argmin(2)  # b from
-        own = cost.gather(2, pick[..., None])[..., 0]
+        pick, own = (each.gather(2, turn[..., None])[..., 0] for each in (place, cost))
         lowest = torch.zeros_like(own).scatter_reduce(1, pick, own, "amin")
         best = (own < 0) & (own == lowest.gather(1, pick))
         first = torch.where(best, row, n * n)
         winner = torch.full_like(row, n * n).scatter_reduce(1, pick, first, "amin")  # b to
-        lost = winner.gather(1, pick) != row
-        cost.scatter_add_(2, pick[..., None], lost.to(cost)[..., None])
+        turn = turn + (winner.gather(1, pick) != row)
     return torch.where(winner < n * n, winner, row)
+
+
+def _choices(saliency: Tensor, wanted: Tensor, price: float) -> tuple[Tensor, Tensor]:
+    """The n places that each patch picks, in order, and what they cost, (b, n n, n): the nearest
+    that are wanted, in reading order where they are as near; the cost is 0 if there are no more.
+    """
+    b, n, _ = saliency.shape
+    at = torch.cartesian_prod(torch.arange(n), torch.arange(n)).to(saliency)
+    far = price * ((at[:, None] - at).square().sum(2) / max(n - 1, 1) ** 2)
+    near = far.argsort(dim=1, stable=True)  # from, rank to place
+    there = wanted.flatten(1).index_select(1, near.flatten()).view(b, n * n, n * n)
+    nth = torch.arange(1, n + 1, dtype=torch.int16).expand(b, n * n, n).contiguous()
+    rank = torch.searchsorted(there.cumsum(2, dtype=torch.int16), nth)
+    place = near.expand(b, -1, -1).gather(2, rank.clamp(max=n * n - 1))
+    cost = far.expand(b, -1, -1).gather(2, place) - saliency.view(b, -1, 1)
+    return place, torch.where(rank < n * n, cost, 0)
 
 
 def _moved(x: Tensor, source: Tensor, n: int) -> Tensor:

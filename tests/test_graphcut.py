@@ -1,8 +1,5 @@
 """Labels of least energy on grids."""
 
-import signal
-import subprocess
-import sys
 from itertools import combinations, product
 from math import prod
 from unittest.mock import patch
@@ -15,8 +12,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 
-from mixbench.methods import _graphcut
-from mixbench.methods._graphcut import TOGETHER, energy, grid_labels
+from mixbench.methods import _graphcut, _pushing
+from mixbench.methods._graphcut import TOGETHER, cut_labels, energy, grid_labels
+from mixbench.methods._pushing import FAR, ROUNDS, begun, pushed, pushed_labels, relaxed
 
 Grids = tuple[Tensor, Tensor, Tensor]
 LIMIT = 2**27  # of the sum of what a grid is given
@@ -170,58 +168,88 @@ def test_grids_of_one_shape_after_another_are_not_confused() -> None:
         assert energies(found, grids).equal(least(grids))
 
 
-SCRIPT = """
-import os
-import signal
-import sys
-from unittest.mock import patch
-
-import torch
-
-from mixbench.methods import _graphcut
-
-solve, gpu = _graphcut._solve, torch.device("cuda")
-with (
-    patch("os.cpu_count", return_value=2),
-    patch.object(_graphcut, "_solve", lambda _, graphs: solve(gpu, graphs)),
-):
-    labels = _graphcut.grid_labels(*torch.load(sys.argv[1]))
-torch.save((labels, len(_graphcut._workers()._processes)), sys.argv[2])
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+def leftover(grids: Grids, rounds: int) -> tuple[Tensor, Tensor]:
+    """Labels after so many rounds, and the excess of each grid that could still reach the goal."""
+    _, _, h, w = grids[0].shape
+    flow = begun(*grids)
+    for _ in range(rounds):
+        flow = pushed(flow)
+    distance = [torch.full_like(left, FAR) for left in flow.goal]
+    for _ in range(h * w * len(distance)):
+        distance = relaxed(flow.room, flow.goal, distance)
+    reached = torch.stack(distance).view(-1, len(grids[0]), h, w) < FAR
+    rest = torch.stack(flow.excess).view(reached.shape) * reached
+    return reached.sum(0), rest.transpose(0, 1).flatten(1).sum(1)
 
 
-@pytest.fixture(scope="module")
-def solved_by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Grids, Tensor, int, int]:
-    """Grids, their labels, how many processes solved them, and how the one they served ended."""
-    grids, home = realistic_grids(0, 3 * TOGETHER + 5, 3, 8), tmp_path_factory.mktemp("grids")
-    torch.save(grids, home / "grids")
-    command = [sys.executable, "-c", SCRIPT, str(home / "grids"), str(home / "labels")]
-    # this waits until no process holds the output any more
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (home / "labels").exists(), ran.stderr
-    labels, processes = torch.load(home / "labels")
-    return grids, labels, processes, ran.returncode
+def integers(grids: Grids) -> Grids:
+    costs, right, down = (part.round().int() for part in grids)
+    return costs, right, down
 
 
-def test_several_processes_find_the_same_labels(
-    solved_by_two: tuple[Grids, Tensor, int, int],
+@given(
+    seed=st.integers(0, 10**6),
+    labels=st.integers(2, 4),
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    top=st.sampled_from([0, 1, 3, 20, 10**5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_pushing_finds_the_same_labels(seed: int, labels: int, h: int, w: int, top: int) -> None:
+    grids = integers(random_grids(seed, 5, labels, h, w, top))
+    with patch.object(_pushing, "ROUNDS", 40):  # what is random all over needs more
+        assert pushed_labels(*grids).equal(cut_labels(*grids))
+
+
+@pytest.mark.parametrize(("labels", "side", "n"), [(3, 2, 64), (3, 4, 64), (2, 8, 32), (3, 8, 32)])
+def test_pushing_finds_the_same_on_grids_as_puzzlemix_makes_them(
+    labels: int, side: int, n: int
 ) -> None:
-    grids, labels, processes, _ = solved_by_two
-    assert processes == 2
-    assert labels.equal(grid_labels(*grids))
+    grids = integers(realistic_grids(0, n, labels, side))
+    found = pushed_labels(*grids)
+    assert found.equal(cut_labels(*grids))
+    assert found.dtype == torch.int64
 
 
-def test_the_others_end_when_the_one_they_serve_is_killed(
-    solved_by_two: tuple[Grids, Tensor, int, int],
+@given(seed=st.integers(0, 10**6), rounds=st.integers(0, 12), top=st.sampled_from([3, 10**4]))
+@settings(max_examples=40, deadline=None)
+def test_after_few_rounds_no_more_energy_is_lost_than_is_left_to_flow(
+    seed: int, rounds: int, top: int
 ) -> None:
-    assert solved_by_two[3] == -signal.SIGKILL
+    grids = integers(random_grids(seed, 4, 3, 4, 4, top))
+    found, rest = leftover(grids, rounds)
+    lost = energies(found, grids) - least(grids)
+    assert lost.le(rest).all()
+    assert found[rest == 0].equal(cut_labels(*grids)[rest == 0])
 
 
-def test_on_the_processor_there_are_no_others() -> None:
-    with patch.object(_graphcut, "_workers") as workers:
+def test_after_enough_rounds_nothing_is_left_to_flow() -> None:
+    grids = integers(realistic_grids(0, 16, 3, 8))
+    assert leftover(grids, 2)[1].any()
+    assert not leftover(grids, ROUNDS * 8)[1].any()
+
+
+@pytest.mark.parametrize("labels", [2, 3, 4])
+def test_nothing_overflows_when_pushed_values_sum_to_the_limit(labels: int) -> None:
+    costs, right, down = (
+        torch.zeros(s, dtype=torch.int32) for s in ((2, labels, 1, 2), (2, 1, 1), (2, 0, 2))
+    )
+    costs[:, 0, 0, 0] = costs[:, -1, 0, 1] = LIMIT // 4
+    right[1] = LIMIT // 2
+    assert pushed_labels(costs, right, down).equal(cut_labels(costs, right, down))
+
+
+def test_pushing_reads_no_value() -> None:
+    grids = tuple(part.to("meta") for part in realistic_grids(0, 2, 3, 4))
+    found = grid_labels(*grids)
+    assert found.device.type == "meta"
+    assert found.shape == (2, 4, 4)
+
+
+def test_on_the_processor_grids_are_cut_by_scipy() -> None:
+    with patch.object(_graphcut, "pushed_labels") as pushing:
         grid_labels(*random_grids(0, 20, 3, 2, 2, 9))
-    workers.assert_not_called()
+    pushing.assert_not_called()
 
 
 @given(seed=st.integers(0, 10**6), labels=st.integers(2, 4))

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mixbench.bench.data import Dataset, Held, Images, digits
+from mixbench.bench.data import Dataset, Held, Images, _held, digits, held
 from mixbench.bench.data._held import _cropped
 from mixbench.bench.spec import BadInput
 
@@ -38,6 +41,53 @@ def test_an_epoch_is_a_function_of_seed_and_epoch_alone() -> None:
     assert all(a.equal(b) for a, b in zip(first, epoch(3, seed=1), strict=True))
     assert not all(a.equal(b) for a, b in zip(first, epoch(4, seed=1), strict=True))
     assert not all(a.equal(b) for a, b in zip(first, epoch(3, seed=2), strict=True))
+
+
+@given(
+    together=st.integers(1, 40),
+    batch=st.integers(1, 20),
+    start=st.integers(0, 20),
+    grey=st.booleans(),
+    augmented=st.booleans(),
+)
+def test_how_many_images_are_cropped_together_changes_nothing(
+    together: int, batch: int, start: int, grey: bool, augmented: bool
+) -> None:
+    images = Images(numbered().x[:, : 1 if grey else 3], numbered().y)
+    data = Held(Dataset(images, images, 4), batch, crop=int(augmented), flip=augmented, seed=0)
+    with patch.object(_held, "AT_ONCE", 1):
+        expected = [*data.epoch(1)][start:]
+    with patch.object(_held, "AT_ONCE", together):
+        found = [*data.epoch(1, start)]
+    for (x, y), (same_x, same_y) in zip(found, expected, strict=True):
+        assert x.equal(same_x) and y.equal(same_y)
+
+
+class Calls(TorchDispatchMode):
+    """Counts what is called of torch, but for views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_takes_few_kernels() -> None:
+    data = Held(ramp(1024), batch=128, crop=1, flip=True, seed=0, smoothing=0.1)
+    with Calls() as calls:
+        batches = [*data.epoch(0)]
+    assert 0 < calls.count < 6 * len(batches)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_epoch_reads_nothing_back_from_its_device(smoothing: float) -> None:
+    there = held(ramp(), torch.device("meta"))  # whose tensors have no values that could be read
+    batches = [*Held(there, batch=6, crop=1, flip=True, seed=0, smoothing=smoothing).epoch(0)]
+    assert [(x.shape, y.shape) for x, y in batches] == [((6, 3, 6, 6), (6, 4))] * 3
+    assert {t.device.type for batch in batches for t in batch} == {"meta"}
 
 
 def test_batches_are_full_and_each_image_comes_once() -> None:

@@ -3,8 +3,11 @@
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -13,8 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mixbench.bench.data import Dataset, Files, Streamed
-from mixbench.bench.data._streamed import DIRECTIONS, VARIANCES, Batch, Keys, Reader, Unreadable
+from mixbench.bench.data import Dataset, Files, Streamed, _streamed
+from mixbench.bench.data._streamed import (
+    DIRECTIONS,
+    VARIANCES,
+    Batch,
+    Keys,
+    Reader,
+    Unreadable,
+    sent,
+)
 from mixbench.bench.spec import BadInput
 
 COLOURS = torch.tensor([(250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)])
@@ -244,3 +255,121 @@ def test_images_of_all_modes_are_seen_in_colour(tmp_path: Path, mode: str) -> No
     x, _, lost = Reader(files, lambda x: x, replace=False).__getitems__(np.zeros((1, 2), np.int64))
     assert not lost
     assert (x[0].movedim(0, 2).numpy() == np.asarray(image.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_workers_end_when_nobody_wants_more(data: Streamed, split: str) -> None:
+    data = replace(data, workers=2)
+    before = {*active_children()}
+    batches = data.epoch(0) if split == "train" else data.batches(split)
+    next(batches)
+    assert len({*active_children()} - before) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert {*active_children()} <= before
+
+
+def test_a_fault_in_a_worker_reaches_who_waits_for_it(data: Streamed) -> None:
+    def fault(*_: object) -> None:
+        raise KeyError("what went wrong")
+
+    with patch.object(Reader, "_seen", fault), pytest.raises(KeyError, match="what went wrong"):
+        next(replace(data, workers=2).epoch(0))
+
+
+def test_a_worker_that_is_killed_is_told_of(data: Streamed) -> None:
+    with (
+        patch.object(Reader, "_seen", lambda *_: os._exit(9)),
+        pytest.raises(RuntimeError, match="exited unexpectedly"),
+    ):
+        next(replace(data, workers=2).epoch(0))
+
+
+class Pretended:
+    """A GPU of which nothing is there but an account of who waits for whom."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told: list[str] = []
+        self.now, self.events = "main", 0
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: Queue("side", self))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Queue(self.now, self))
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "Event", lambda blocking: Event(self, blocking))
+
+    @contextmanager
+    def on(self, queue: "Queue") -> Iterator[None]:
+        self.now, before = queue.name, self.now
+        yield
+        self.now = before
+
+
+@dataclass
+class Queue:
+    name: str
+    gpu: Pretended
+
+    def wait_stream(self, other: "Queue") -> None:
+        self.gpu.told.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self, event: "Event") -> "Event":
+        self.gpu.told.append(f"{self.name} notes {event.number}")
+        return event
+
+
+class Event:
+    def __init__(self, gpu: Pretended, blocking: bool) -> None:
+        assert blocking  # else a core would be busy with waiting
+        self.gpu, self.number = gpu, gpu.events
+        gpu.events += 1
+
+    def synchronize(self) -> None:
+        self.gpu.told.append(f"host waits for {self.number}")
+
+
+@dataclass
+class Item:
+    name: str
+    gpu: Pretended
+
+    def to(self, device: torch.device, non_blocking: bool) -> "Item":
+        assert device.type == "cuda" and non_blocking
+        self.gpu.told.append(f"{self.gpu.now} copies {self.name}")
+        return self
+
+    def record_stream(self, queue: Queue) -> None:
+        self.gpu.told.append(f"{queue.name} uses {self.name}")
+
+
+def test_batches_are_copied_to_a_gpu_beside_the_steps_and_not_too_far_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Pretended(monkeypatch)
+    pairs: Any = ((Item(f"x{i}", gpu), Item(f"y{i}", gpu)) for i in range(4))
+    for x, _ in sent(pairs, torch.device("cuda")):
+        gpu.told.append(f"main steps with {x.name}")  # type: ignore[attr-defined]
+    steps = [
+        [
+            f"side copies x{i}",
+            f"side copies y{i}",
+            "main waits for side",
+            f"main uses x{i}",
+            f"main uses y{i}",
+            f"main steps with x{i}",
+            f"main notes {i}",
+            *([f"host waits for {i - 2}"] if i >= 2 else []),
+        ]
+        for i in range(4)
+    ]
+    assert gpu.told == [line for step in steps for line in step]
+
+
+def test_pixels_are_pinned_for_a_gpu_alone(data: Streamed) -> None:
+    read = Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1), {})
+    kinds = []
+    for kind in ("cpu", "cuda"):
+        with (
+            patch.object(_streamed, "DataLoader", return_value=[read]) as loader,
+            patch.object(_streamed, "sent", lambda batches, device: batches),
+        ):
+            list(replace(data, device=torch.device(kind)).batches("test"))
+        kinds.append(loader.call_args.kwargs["pin_memory"])
+    assert kinds == [False, True]

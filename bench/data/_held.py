@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from mixbench.bench.data._base import Dataset, Images, one_hot
 
+AT_ONCE = 1024
+"""Images that are picked and cropped together, in some thirty small kernels for all of them."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -63,13 +66,16 @@ class Held:
                 self.flip & (draw.random(len(train)) < 0.5),
             )
         )
-        for pick in order[: self.steps * self.batch].view(self.steps, self.parts, -1)[
-            start:, self.part
-        ]:
+        mine = order[: self.steps * self.batch].view(self.steps, self.parts, -1)[:, self.part]
+        b = mine.shape[1]
+        together = max(1, AT_ONCE // b)
+        for first in range(start, self.steps, together):
+            pick = mine[first : first + together].flatten()
             x = train.x.index_select(0, pick)
             if self.crop or self.flip:
                 x = _cropped(x, self.crop, corner[pick], mirror[pick])
-            yield _floats(x), one_hot(train.y[pick], classes, self.smoothing)
+            y = one_hot(train.y[pick], classes, self.smoothing)
+            yield from zip(map(_floats, x.split(b)), y.split(b), strict=True)
 
     def _split(self, name: str) -> Images:
         images: Images = getattr(self.dataset, name)

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_all_start_methods
 from typing import Any, NamedTuple, TypeVar, cast
@@ -27,8 +28,14 @@ DIRECTIONS = np.array(  # a column each
 FORK = "fork" if "fork" in get_all_start_methods() else None
 """How workers start: at once, where they can, for each pass. They know nothing of a GPU."""
 
+AHEAD = 2
+"""Steps that a GPU may be behind when the next batch is sent to it."""
+
 View = Callable[[Tensor], Tensor]
 """What is seen of an image: (3, h, w) uint8 to (3, size, size)."""
+
+Pair = tuple[Tensor, Tensor]
+"""The images of a batch and their labels."""
 
 T = TypeVar("T", bound=np.generic)
 
@@ -95,7 +102,7 @@ class Streamed:
         reader = Reader(files, self._centre(), replace=False)
         order, size = np.arange(len(files)), size or self.batch
         batches = np.array_split(np.stack([order, order], 1), range(size, len(order), size))
-        for x, y in self._read(reader, batches[self.part :: self.parts]):
+        for x, y in sent(self._read(reader, batches[self.part :: self.parts]), self.device):
             yield x / 255, y
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -110,7 +117,7 @@ class Streamed:
         keys = self._mine(np.stack([order, seeds], 1)[: self.steps * self.batch], start)
         alpha = draw.normal(0, self.lighting, (self.steps * self.batch, 3))
         light = self._mine(alpha * VARIANCES @ DIRECTIONS.T, start)
-        batches = self._read(Reader(train, self._crop(), replace=True), [*keys])
+        batches = sent(self._read(Reader(train, self._crop(), replace=True), [*keys]), self.device)
         for (x, y), change in zip(
             batches, torch.from_numpy(light).float().to(self.device), strict=True
         ):
@@ -136,8 +143,8 @@ class Streamed:
         view: View = v2.Compose([v2.RandomResizedCrop(self.size), flip, jitter])
         return view
 
-    def _read(self, reader: "Reader", batches: list[Keys]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches on the device; when all are through, the lost files are told of."""
+    def _read(self, reader: "Reader", batches: list[Keys]) -> Iterator[Pair]:
+        """Batches on the host; when all are through, the lost files are told of."""
         seen, before = 0, self.unreadable
         loader = DataLoader(
             reader,
@@ -154,7 +161,7 @@ class Streamed:
             if not seen and reader.replace:
                 break
             if len(x):
-                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+                yield x, y
         if batches and not seen:
             raise BadInput(f"no image can be read: {self._told()}")
         if self.unreadable > before:
@@ -168,6 +175,34 @@ class Streamed:
     def _told(self) -> str:
         (path, why), n = next(iter(self.lost.items())), self.unreadable
         return f"{path} can't be read ({why})" + (f", and {n - 1} other images" if n > 1 else "")
+
+
+def sent(batches: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
+    """Batches on the device. To a GPU they are copied while it is at work on those before."""
+    return _beside(batches, device) if device.type == "cuda" else _moved(batches, device)
+
+
+def _moved(batches: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
+    return ((x.to(device), y.to(device)) for x, y in batches)
+
+
+def _beside(batches: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
+    """Copied from pinned memory on a stream of their own, for which the current one waits.
+
+    The host waits for the step that is ``AHEAD`` before, or batches would pile up on the device.
+    """
+    side, ends = torch.cuda.Stream(device), deque[torch.cuda.Event]()
+    for x, y in batches:
+        here = torch.cuda.current_stream(device)
+        with torch.cuda.stream(side):
+            there = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        here.wait_stream(side)
+        for copy in there:
+            copy.record_stream(here)  # else the next copy could take its memory before it is used
+        yield there
+        ends.append(here.record_event(torch.cuda.Event(blocking=True)))
+        if len(ends) > AHEAD:
+            ends.popleft().synchronize()
 
 
 class Reader(Indexed[Batch]):

@@ -86,6 +86,14 @@ class Detection(Task):
     rois: PositiveInt | None = None
 
     @property
+    def version(self) -> int:  # type: ignore[override]
+        """2 where the order of images is another one since they are grouped by shape.
+
+        All that are drawn are of one.
+        """
+        return 2 if self._keeps_shapes and not self.data.startswith("shapes") else 1
+
+    @property
     def metrics(self) -> dict[str, Metric]:
         name = NAMES[self.detector] + (" (torchvision)" if self.backend == "torchvision" else "")
         rules = {**(VOC if self._is_voc else COCO), **SPEED}
@@ -132,8 +140,12 @@ class Detection(Task):
         return self.data.startswith(("voc", "shapes-voc"))
 
     @property
+    def _keeps_shapes(self) -> bool:
+        return self.detector == "faster-rcnn"
+
+    @property
     def _view(self) -> views.Size:
-        if self.detector == "ssd300":
+        if not self._keeps_shapes:
             return views.square(SSD_SIZE)
         size = self.size or SIZE
         return views.shorter(size, longest=round(size * LONGEST / SIZE))
@@ -170,6 +182,8 @@ class Detection(Task):
             workers=workplace.workers,
             seed=tuning.seed,
             fill=fill,
+            grouped=self._keeps_shapes,
+            pinned=tuning.detector.on_gpu,
         )
         tuning.run(batches, workplace)
 
@@ -179,7 +193,8 @@ class Detection(Task):
     ) -> list[Boxes]:
         """What is found in each scene, in its pixels."""
         found: list[Boxes] = []
-        for images, factors in views.to_test(scenes, self._view, TEST_BATCH, workplace.workers):
+        batches = views.to_test(scenes, self._view, TEST_BATCH, workplace.workers, detector.on_gpu)
+        for images, factors in batches:
             workplace.report("testing a detector", len(found), len(scenes))
             there = detector.found(detector.received(images))
             here = [boxes.to(HOST) for boxes in there]

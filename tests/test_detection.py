@@ -91,6 +91,26 @@ def test_fields_change_the_schedule() -> None:
     assert schedule.weight_decay == Detection().schedule.weight_decay
 
 
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("detector=faster-rcnn,data=coco", 2),
+        ("detector=faster-rcnn,data=voc:/some/shapes", 2),
+        ("detector=faster-rcnn,data=shapes-coco", 1),
+        ("detector=ssd300,data=coco", 1),
+    ],
+)
+def test_numbers_from_before_images_were_grouped_are_stale_where_it_matters(
+    text: str, version: int
+) -> None:
+    assert task(f"detection,{text}").version == version
+
+
+def test_all_drawn_scenes_are_of_one_shape(tmp_path: Path) -> None:
+    scenes = detection.scenes("shapes-coco", tmp_path)
+    assert all(views._wide(scenes.train))
+
+
 def test_a_path_is_spelled_in_the_one_way_that_is_true_everywhere() -> None:
     assert task("detection,data=voc:photos").data == f"voc:{Path('photos').resolve()}"
 
@@ -200,6 +220,8 @@ def test_ssd_sees_squares_augmented_and_has_default_boxes_by_layout(
         "workers": 0,
         "seed": 3,
         "fill": approx(made.args[0].mean),
+        "grouped": False,
+        "pinned": False,
     }
     everywhere = [[i, 2, 0.9, 0, 0, 160, 128] for i in range(4)]
     torch.testing.assert_close(answer["figure_found"], torch.tensor(everywhere))
@@ -210,7 +232,7 @@ def test_faster_rcnn_sees_shapes_as_they_are_and_flips_alone(tmp_path: Path) -> 
     assert library.faster_rcnn.call_args.args[1:] == (6, 8)
     (_, size), settings = to_tune.call_args
     assert size(128, 160) == (48, 60) and size(100, 1000) == (8, 80)
-    assert not settings["augment"]
+    assert not settings["augment"] and settings["grouped"]
     everywhere = [[i, 2, 0.9, 0, 0, 160, 128] for i in range(4)]
     torch.testing.assert_close(answer["figure_found"], torch.tensor(everywhere))
 

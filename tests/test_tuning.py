@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -103,7 +104,6 @@ def test_each_step_has_the_rate_of_the_schedule() -> None:
     for images, truths in batches(range(20)):
         of.step(images, truths)
         seen.append(of.sgd.param_groups[0]["lr"])
-        of.losses.append(0.0)
     assert seen == [SCHEDULE.rate(step) for step in range(20)]
 
 
@@ -112,6 +112,31 @@ def test_a_step_is_one_of_sgd_with_momentum_and_weight_decay() -> None:
     (group,) = of.sgd.param_groups
     assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
     assert len(group["params"]) == 6
+
+
+def test_losses_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "READ_STEPS", 3)
+    of, whole, read = Tuning(Guess(), SCHEDULE, 0), tuned(7), []
+    for number, (images, truths) in enumerate(batches(range(7))):
+        of.step(images, truths)
+        read.append(len(of.losses))
+        assert of.steps == number + 1
+    assert read == [0, 0, 3, 3, 3, 6, 6]
+    of.read()
+    of.read()
+    assert of.losses == whole.losses and of.steps == 7
+
+
+def test_the_clock_starts_when_the_first_step_is_over() -> None:
+    read, plain = list[int](), Tuning.read
+
+    def noted(self: Tuning) -> None:
+        read.append(self.steps)
+        plain(self)
+
+    with patch.object(Tuning, "read", noted):
+        tuned(5)
+    assert read[0] == 1
 
 
 def test_it_is_kept_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +172,40 @@ def test_a_loss_that_is_not_finite_is_named_with_its_terms() -> None:
     of = Tuning(Guess(), SCHEDULE, 0)
     with pytest.raises(ArithmeticError, match=r"step 1: the loss is nan \(first nan, second nan\)"):
         of.run([([torch.full((3, 2, 2), torch.nan)] * 8, [])], Memory())
+
+
+def broken(steps: range, at: int) -> Iterator[Batch]:
+    """Images of which those of one step are no numbers."""
+    for step, batch in zip(steps, batches(steps), strict=True):
+        yield ([torch.full((3, 4, 4), torch.nan)] * 8, []) if step == at else batch
+
+
+def test_the_first_loss_that_is_not_finite_is_named_though_it_is_read_later() -> None:
+    of, desk = Tuning(Guess(), SCHEDULE, 0), Memory()
+    with pytest.raises(ArithmeticError, match=r"step 6: the loss is nan \(first nan, second nan\)"):
+        of.run(broken(range(10), at=5), desk)
+    assert len(of.losses) == 5 and not desk.states
+
+
+class Careful(Guess):
+    """Fails when it has lost its weights."""
+
+    def losses(self, images: Sequence[Tensor], truths: Sequence[Boxes]) -> Mapping[str, Tensor]:
+        if not all(parameter.isfinite().all() for parameter in self.parameters()):
+            raise IndexError("no boxes")
+        return super().losses(images, truths)
+
+
+def test_what_fails_after_a_loss_that_is_not_finite_is_told_as_that() -> None:
+    with pytest.raises(ArithmeticError, match=r"step 4: the loss is nan .* try a lower lr"):
+        Tuning(Careful(), SCHEDULE, 0).run(broken(range(10), at=3), Memory())
+
+
+def test_what_fails_for_itself_is_told_as_it_is() -> None:
+    of = Tuning(Careful(), SCHEDULE, 0)
+    of.detector.get_parameter("frozen").fill_(torch.inf)
+    with pytest.raises(IndexError, match="no boxes"):
+        of.run(batches(range(3)), Memory())
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_told_of() -> None:

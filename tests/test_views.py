@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from mixbench.tasks._detection import views as module
 from mixbench.tasks._detection.detector import Boxes
 from mixbench.tasks._detection.views import shorter, square, to_test, to_tune
 from mixbench.tasks._scenes import Scene
@@ -160,6 +162,98 @@ def test_each_pass_sees_each_scene_once_in_a_new_order(scenes: list[Scene], batc
     passes = [order[first : first + N] for first in range(0, 3 * N, N)]
     assert [sorted(each) for each in passes] == [list(range(N))] * 3
     assert len({tuple(each) for each in passes}) == 3
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
+    """13 small portraits and landscapes, and a square, whose labels number them."""
+    folder = tmp_path_factory.mktemp("many")
+    return [
+        replace(
+            draw(folder / f"{i}.png", *((9, 5), (5, 9))[i % 3 == 1], [(1, 1, 4, 4)], [WHITE]),
+            labels=torch.tensor([i]),
+        )
+        for i in range(13)
+    ] + [replace(draw(folder / "13.png", 7, 7, [(1, 1, 4, 4)], [WHITE]), labels=torch.tensor([13]))]
+
+
+def grouped(scenes: Sequence[Scene], steps: range, batch: int, on: bool = True) -> Batches:
+    keep = shorter(8, longest=20)
+    return in_tuning(scenes, keep, False, batch, steps, 0, seed=5, grouped=on)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 14, 16])
+def test_batches_are_of_one_shape_but_for_two_in_a_pass(many: list[Scene], batch: int) -> None:
+    passes = 6
+    batches = [*grouped(many, range(-(-passes * len(many) // batch)), batch)]
+    assert {len(images) for images, _ in batches} == {batch}
+    order = seen(iter(batches))
+    for first in range(0, passes * len(many), len(many)):
+        assert sorted(order[first : first + len(many)]) == [*range(len(many))]
+    mixed = [
+        len({image.shape[2] >= image.shape[1] for image in images}) > 1 for images, _ in batches
+    ]
+    assert sum(mixed) <= 2 * passes
+    if batch <= 3:
+        plain = grouped(many, range(len(batches)), batch, on=False)
+        shapes = [{i.shape[2] >= i.shape[1] for i in images} for images, _ in plain]
+        assert sum(mixed) < sum(len(each) > 1 for each in shapes) or batch == 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(start=st.integers(0, 12), batch=st.integers(1, 6))
+def test_a_step_of_groups_sees_the_same_wherever_one_starts(
+    many: list[Scene], start: int, batch: int
+) -> None:
+    whole = flat(grouped(many, range(12), batch))
+    assert same(flat(grouped(many, range(start, 12), batch)), whole[start:])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 11])
+@pytest.mark.parametrize("wide", [True, False])
+def test_images_of_one_shape_come_in_the_order_without_groups(
+    many: list[Scene], wide: bool, batch: int
+) -> None:
+    alike = [scene for i, scene in enumerate(many[:13]) if (i % 3 != 1) == wide]
+    assert same(
+        flat(grouped(alike, range(9), batch)), flat(grouped(alike, range(9), batch, on=False))
+    )
+
+
+def test_groups_take_a_file_that_can_not_be_read_and_name_it_later(
+    many: list[Scene], tmp_path: Path
+) -> None:
+    lost = [*many[:5], replace(many[5], image=tmp_path / "no.png")]
+    batches = grouped(lost, range(9), 2)
+    with pytest.raises(ValueError, match=r"no\.png can't be used"):
+        list(batches)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_pixels_are_pinned_when_asked_for(scenes: list[Scene], pinned: bool) -> None:
+    with patch.object(module, "DataLoader", return_value=[]) as loader:
+        list(to_tune(scenes, square(9), False, 2, range(1), 0, 0, pinned=pinned))
+        list(to_test(scenes, square(9), 2, 0, pinned=pinned))
+    assert [call.kwargs["pin_memory"] for call in loader.call_args_list] == [pinned] * 2
+
+
+def test_pinning_which_may_turn_tuples_into_lists_changes_nothing(
+    scenes: list[Scene], steps: list[list[Tensor]]
+) -> None:
+    class Lists(list[Any]):
+        """A loader whose batches are lists through and through, as torch once pinned them."""
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            assert settings.pop("pin_memory")
+            super().__init__(map(listed, DataLoader(*args, **settings)))
+
+    with patch.object(module, "DataLoader", Lists):
+        there = to_tune(scenes, square(64), True, BATCH, range(8), 0, 5, (0.0,) * 3, pinned=True)
+        assert same(flat(floats(there)), steps)
+
+
+def listed(batch: Any) -> Any:
+    return [listed(part) for part in batch] if isinstance(batch, (tuple, list)) else batch
 
 
 def test_a_late_start_does_not_read_what_came_before(scenes: list[Scene], tmp_path: Path) -> None:

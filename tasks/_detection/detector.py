@@ -21,7 +21,9 @@ class Boxes:
     scores: Tensor
 
     def to(self, device: torch.device) -> "Boxes":
-        return Boxes(*(part.to(device) for part in vars(self).values()))
+        """Nobody waits until they are on a GPU; on the host, they are there."""
+        later = device.type != "cpu"
+        return Boxes(*(part.to(device, non_blocking=later) for part in vars(self).values()))
 
 
 class Detector(nn.Module, ABC):
@@ -36,9 +38,13 @@ class Detector(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
     def received(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (3, h, w) uint8 as it takes them, where it is."""
-        return [image.to(self.device) / 255 for image in images]
+        return [image.to(self.device, non_blocking=True) / 255 for image in images]
 
     @abstractmethod
     def losses(self, images: Sequence[Tensor], truths: Sequence[Boxes]) -> Mapping[str, Tensor]:

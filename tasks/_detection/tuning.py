@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ WARMUP, WARMUP_SHARE, WARMUP_FROM = 500, 0.1, 1e-3
 """Steps in which the learning rate rises, the share of all that they are at most, where it starts."""
 DROP = 0.1
 KEEP_SECONDS = 60.0
+READ_STEPS = 20
+"""After how many steps losses are read: a GPU and the host wait for each other."""
 
 OTHER_ORIGIN = (
     "the weights or the images of a tuning that was cut short have changed since; it starts again"
@@ -53,7 +55,8 @@ class Tuning:
     """A detector and all else that fine-tuning changes.
 
     origin: stands for the weights that it started from and the scenes that it sees.
-    losses: of each step. timed, seconds: how many steps took how long, with the wait for images.
+    losses: of each step; unread: of the last steps, still where the detector is, with its terms.
+    timed, seconds: how many steps took how long, with the wait for images.
     """
 
     def __init__(
@@ -63,54 +66,79 @@ class Tuning:
         tuned = [p for p in detector.parameters() if p.requires_grad]
         self.sgd = SGD(tuned, schedule.lr, MOMENTUM, weight_decay=schedule.weight_decay)
         self.losses: list[float] = []
+        self.unread: list[tuple[Tensor, Mapping[str, Tensor]]] = []
         self.timed, self.seconds = 0, 0.0
 
     @property
     def images_per_second(self) -> float | None:
         return self.timed * self.schedule.batch / self.seconds if self.timed else None
 
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return len(self.losses) + len(self.unread)
+
     def run(self, batches: Iterable[Batch], workplace: Workplace) -> None:
         """A step for each batch; what is done is kept every minute, and at the end.
 
         The first step is not timed, as it waits for workers to start. Raises ArithmeticError if
-        the loss or, in the end, a weight is not finite.
+        a loss or, in the end, a weight is not finite.
         """
         start = time.perf_counter()
         for number, (images, truths) in enumerate(batches):
-            workplace.report("tuning a detector", len(self.losses), self.schedule.iterations)
-            self.losses.append(self.step(images, truths))
+            workplace.report("tuning a detector", self.steps, self.schedule.iterations)
+            self.step(images, truths)
             if number:
                 self.timed += 1
             else:
+                self.read()
                 start = time.perf_counter()
             if time.perf_counter() - start > KEEP_SECONDS:
                 start = self._keep(start, workplace)
+        self.read()
         if not all(parameter.isfinite().all() for parameter in self.detector.parameters()):
             raise ArithmeticError("weights are not finite after the last step; try a lower lr")
         self._keep(start, workplace)
 
-    def step(self, images: Sequence[Tensor], truths: Sequence[Boxes]) -> float:
-        """The loss of a batch, after which the detector is better at it.
+    def step(self, images: Sequence[Tensor], truths: Sequence[Boxes]) -> None:
+        """Make the detector better at a batch; the loss before that is read now and then.
 
         What is drawn is a function of the seed and the step alone.
         """
-        step = len(self.losses)
-        torch.manual_seed(_seed(self.seed, step))
-        here = [truth.to(self.detector.device) for truth in truths]
-        losses = self.detector.train().losses(self.detector.received(images), here)
+        torch.manual_seed(_seed(self.seed, self.steps))
+        losses = self._losses(images, truths)
         loss = torch.stack([*losses.values()]).sum()
-        if not math.isfinite(value := loss.item()):
-            terms = ", ".join(f"{name} {term.item():g}" for name, term in losses.items())
-            raise ArithmeticError(f"step {step + 1}: the loss is {value} ({terms}); try a lower lr")
         for group in self.sgd.param_groups:
-            group["lr"] = self.schedule.rate(step)
+            group["lr"] = self.schedule.rate(self.steps)
         self.sgd.zero_grad()
         loss.backward()
         self.sgd.step()
-        return value
+        self.unread.append((loss.detach(), {name: term.detach() for name, term in losses.items()}))
+        if len(self.unread) == READ_STEPS:
+            self.read()
+
+    def _losses(self, images: Sequence[Tensor], truths: Sequence[Boxes]) -> Mapping[str, Tensor]:
+        here = [truth.to(self.detector.device) for truth in truths]
+        try:
+            return self.detector.train().losses(self.detector.received(images), here)
+        except Exception:
+            self.read()  # a loss before it that is not finite explains it
+            raise
+
+    def read(self) -> None:
+        """Bring losses to the host. Raises ArithmeticError if one is not finite."""
+        unread, self.unread = self.unread, []
+        values = torch.stack([loss for loss, _ in unread]).tolist() if unread else []
+        for value, (_, terms) in zip(values, unread, strict=True):
+            if not math.isfinite(value):
+                told = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+                step = len(self.losses) + 1
+                raise ArithmeticError(f"step {step}: the loss is {value} ({told}); try a lower lr")
+            self.losses.append(value)
 
     def _keep(self, since: float, workplace: Workplace) -> float:
         """Keep all that is needed to go on. Returns the time after it."""
+        self.read()
         if self.timed:
             self.seconds += time.perf_counter() - since
         workplace.keep(self.state())

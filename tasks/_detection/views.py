@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, count, islice
-from math import inf
+from math import inf, prod
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ Size = Callable[[int, int], tuple[int, int]]
 GREY = (0.5, 0.5, 0.5)
 LEAST = 4
 """Pixels of a side of which a crop can be taken."""
+THREADS = 8
+"""That look how large images are."""
 FORK = "fork" if "fork" in get_all_start_methods() else None
 
 Key = tuple[int, ...]
@@ -70,6 +73,8 @@ def to_tune(
     workers: int,
     seed: int,
     fill: tuple[float, ...] = GREY,
+    grouped: bool = False,
+    pinned: bool = False,
 ) -> Iterator[tuple[list[Tensor], list[Boxes]]]:
     """The batches of ``steps``, one after the other: images (3, h, w) uint8, and their objects.
 
@@ -79,6 +84,10 @@ def to_tune(
     those that are made smaller. Objects that are ignored or, in the image, less than a pixel wide
     or high are left out, and so are scenes without others: each view has an object.
 
+    If ``grouped``, images that are at least as wide as high are with each other in a batch, and so
+    are the others, so that little is padded; but for one batch or two, in which a pass ends.
+    If ``pinned``, images are where a GPU can copy them from while the host goes on.
+
     Raises ValueError if no scene is left; later, if a file can't be read, or if no object of a
     scene lies in its image, which is named.
     """
@@ -86,21 +95,23 @@ def to_tune(
     if not scenes:
         raise ValueError("no scene has an object to be trained on: all are ignored, or of no area")
     view = partial(_training_view, size, _augmentation(fill) if augment else None)
-    keys = _keys(len(scenes), seed, steps.start * batch)
-    return _tuned(_loaded(scenes, view, (list(islice(keys, batch)) for _ in steps), workers))
+    wide = _wide(scenes) if grouped else [True] * len(scenes)
+    keys = _keys(wide, seed, steps.start, batch)
+    batches = (list(islice(keys, batch)) for _ in steps)
+    return _tuned(_loaded(scenes, view, batches, workers, pinned))
 
 
 def to_test(
-    scenes: Sequence[Scene], size: Size, batch: int, workers: int
+    scenes: Sequence[Scene], size: Size, batch: int, workers: int, pinned: bool = False
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """The images of all scenes, in order: (3, h, w) uint8; and for each, factors (4,).
 
-    They bring boxes in the pixels of the view to those of the file, by multiplication. Raises
-    ValueError if a file can't be read.
+    They bring boxes in the pixels of the view to those of the file, by multiplication. ``pinned``
+    is as in ``to_tune``. Raises ValueError if a file can't be read.
     """
     keys: list[Key] = [(i,) for i in range(len(scenes))]
     batches = (keys[first : first + batch] for first in range(0, len(keys), batch))
-    for images, known in _loaded(scenes, partial(_test_view, size), batches, workers):
+    for images, known in _loaded(scenes, partial(_test_view, size), batches, workers, pinned):
         yield images, [factors for (factors,) in known]
 
 
@@ -111,16 +122,49 @@ def _tuned(
         yield images, [Boxes(at, labels, torch.ones(len(at))) for at, labels in known]
 
 
-def _keys(n: int, seed: int, first: int) -> Iterator[Key]:
-    """The scenes from the ``first`` on, counted over all passes, each with the seed of its view."""
-    passes = (_pass(n, seed, number) for number in count(first // n))
-    return islice(chain.from_iterable(passes), first % n, None)
+def _wide(scenes: Sequence[Scene]) -> list[bool]:
+    """Whether each image is at least as wide as it is high."""
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(THREADS) as pool:
+        return [*pool.map(_is_wide, scenes)]
 
 
-def _pass(n: int, seed: int, number: int) -> Iterator[Key]:
-    draw = np.random.default_rng((seed, number))
+def _is_wide(scene: Scene) -> bool:
+    """By the start of the file. One that can't be read is told of when it is to be seen."""
+    from PIL import Image
+
+    try:
+        with Image.open(scene.image) as image:
+            return image.width >= image.height
+    except Exception:  # a damaged file can raise anything
+        return True
+
+
+def _keys(wide: Sequence[bool], seed: int, step: int, batch: int) -> Iterator[Key]:
+    """The scenes of the batches from a step on, each with the seed of its view."""
+    skipped, first = divmod(step * batch, len(wide))
+    passes = (_pass(wide, seed, number, batch) for number in count(skipped))
+    return islice(chain.from_iterable(passes), first, None)
+
+
+def _pass(wide: Sequence[bool], seed: int, number: int, batch: int) -> Iterator[Key]:
+    """All scenes once; those that complete the batch in which the pass before ends come first."""
+    n, draw = len(wide), np.random.default_rng((seed, number))
     order, seeds = draw.permutation(n), draw.integers(2**63, size=n)
-    return zip(order.tolist(), seeds.tolist(), strict=True)
+    keys = list(zip(order.tolist(), seeds.tolist(), strict=True))
+    begun = -number * n % batch
+    return chain(keys[:begun], _grouped(keys[begun:], wide, batch))
+
+
+def _grouped(keys: Iterable[Key], wide: Sequence[bool], batch: int) -> Iterator[Key]:
+    """The same, as soon as there is a batch of one group (arXiv 1906.07155); the rest comes last."""
+    groups: dict[bool, list[Key]] = {False: [], True: []}
+    for key in keys:
+        group = groups[wide[key[0]]]
+        group.append(key)
+        if len(group) == batch:
+            yield from group
+            group.clear()
+    yield from chain.from_iterable(groups.values())
 
 
 def _loaded(
@@ -128,6 +172,7 @@ def _loaded(
     view: Callable[..., View],
     batches: Iterable[list[Key]],
     workers: int,
+    pinned: bool,
 ) -> Iterator[tuple[list[Tensor], list[list[Tensor]]]]:
     """The images of each batch, and what is known of each. Nothing is drawn globally."""
     loader = DataLoader(
@@ -135,6 +180,7 @@ def _loaded(
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,
+        pin_memory=pinned,
         multiprocessing_context=FORK if workers else None,
         generator=torch.Generator(),
     )
@@ -177,7 +223,7 @@ def _packed(views: Sequence[View]) -> Packed:
 
 def _unpacked(packed: Packed) -> tuple[list[Tensor], list[list[Tensor]]]:
     pixels, rest = packed
-    parts = pixels.split([shape.numel() for shape, *_ in rest])
+    parts = pixels.split([prod(shape) for shape, *_ in rest])
     images = [part.view(shape) for part, (shape, *_) in zip(parts, rest, strict=True)]
     return images, [[torch.from_numpy(part) for part in known] for _, *known in rest]
 

@@ -111,6 +111,43 @@ def test_images_of_all_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert images(f"folder:{tmp_path}", tmp_path, 32).eq(255).all()
 
 
+def test_published_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = noise(6, 40, 40, 3)
+    for i, pixels in enumerate(drawn[:4]):
+        save(tmp_path / NESTED["isun"] / f"{i}.png", pixels)
+    plain = {size: images(f"folder:{tmp_path / 'odin/iSUN'}", tmp_path, size) for size in (16, 32)}
+    for size, x in plain.items():
+        assert images("isun", tmp_path, size).equal(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(outside, "pixels", None)
+        for size, x in plain.items():
+            assert images("isun", tmp_path, size).equal(x)
+    assert len([*(tmp_path / "odin").glob("*.npy")]) == 2
+    save(tmp_path / NESTED["isun"] / "4.png", drawn[4])
+    assert len(images("isun", tmp_path, 32)) == 5
+    assert len([*(tmp_path / "odin").glob("*.npy")]) == 2
+
+
+def test_neither_large_images_nor_ones_own_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outside, "KEPT", 16)
+    save(tmp_path / NESTED["isun"] / "0.png", noise(17, 17, 3))
+    images("isun", tmp_path, 17)
+    images(f"folder:{tmp_path / 'odin/iSUN'}", tmp_path, 16)
+    assert not [*tmp_path.rglob("*.npy")]
+    images("isun", tmp_path, 16)
+    assert [*tmp_path.rglob("*.npy")]
+
+
+def test_published_images_that_can_t_be_read_are_named_each_time(tmp_path: Path) -> None:
+    save(tmp_path / NESTED["isun"] / "0.png", noise(32, 32, 3))
+    junk(tmp_path / NESTED["isun"] / "1.png")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"^1 of 2 images in .* can't be used: .*1\.png"):
+            assert len(images("isun", tmp_path, 32)) == 1
+
+
 def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     drawn = noise(5, 32, 32, 3)
     for i, pixels in enumerate(drawn):

@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixbench.bench.data import _imagefolder
-from mixbench.bench.data._decode import check_files, pixels, tried
+from mixbench.bench.data._cached import cached
+from mixbench.bench.data._decode import Paths, check_files, decoded, pixels, tried
 from mixbench.bench.data._layout import anew, existing, remedy, some
 from mixbench.bench.data._source import Archive, Source
 from mixbench.bench.spec import FOLDER, BadInput, choose, one_line
@@ -46,6 +48,9 @@ FILES: Mapping[str, tuple[str, int]] = {
 SVHN, SVHN_IMAGES = "svhn/test_32x32.mat", 26_032
 DRAWN = 10_000
 """How many images of noise there are."""
+
+KEPT = 64
+"""The most pixels per side of published images that are kept decoded; of 10,000, 120 MB."""
 
 PHOTOGRAPHS, WINDOW = 10_000, 32
 """How many windows of the photographs there are, and how many pixels per side they have at least."""
@@ -82,8 +87,9 @@ def outside(name: str, root: Path, size: int, seed: int = 0) -> Tensor:
         no more than fit; all differ in place.
     seed: of noise and of random windows.
 
-    Images that can't be read are left out with a warning, which counts them and names some. Raises
-    BadInput if none is left, or the set is unknown or not there.
+    Images that can't be read are left out with a warning, which counts them and names some. Of those
+    in ``FILES``, small ones that can all be read are decoded once, and kept beside their folder.
+    Raises BadInput if none is left, or the set is unknown or not there.
     """
     files = _location(name, root)
     if not files:
@@ -93,7 +99,11 @@ def outside(name: str, root: Path, size: int, seed: int = 0) -> Tensor:
         return _stacked([_fit(image, size) for image in _svhn(root)])
     if name.startswith(CROPS):
         return _decoded(files, partial(_window, folder=files, size=size, seed=seed))
-    return _decoded(files, partial(_fitted, size=size))
+    read = partial(_fitted, size=size)
+    if name in FILES and size <= KEPT:
+        with suppress(BadInput):  # one can't be read: what is left is not kept, so that it is said
+            return _kept(files, read, size)
+    return _decoded(files, read)
 
 
 def require(name: str, root: Path) -> None:
@@ -216,10 +226,15 @@ def _own(name: str, prefix: str) -> Path:
     return folder
 
 
+def _kept(folder: Path, read: Callable[[bytes], Pixels], size: int) -> Tensor:
+    def decode(paths: Paths) -> Pixels:
+        return decoded(paths, (3, size, size), read, lambda images: images.transpose(0, 3, 1, 2))
+
+    return cached(folder.with_name(f"{folder.name}-{size}"), _paths(folder), decode)
+
+
 def _decoded(folder: Path, read: Callable[[bytes], Pixels]) -> Tensor:
-    paths, good, bad = np.array(sorted(_imagefolder.files(folder))), list[Pixels](), list[str]()
-    if not len(paths):
-        raise BadInput(f"{folder} has no images")
+    paths, good, bad = _paths(folder), list[Pixels](), list[str]()
     for _, images, complaints in tried(paths, read):
         good += images
         bad += complaints
@@ -229,6 +244,14 @@ def _decoded(folder: Path, read: Callable[[bytes], Pixels]) -> Tensor:
             raise BadInput(said)
         warnings.warn(f"{said}; they are left out", stacklevel=3)
     return _stacked(good)
+
+
+def _paths(folder: Path) -> Paths:
+    """Sorted. Raises BadInput if there are none."""
+    paths = np.array(sorted(_imagefolder.files(folder)))
+    if not len(paths):
+        raise BadInput(f"{folder} has no images")
+    return paths
 
 
 def _resized(x: Tensor, size: int) -> Tensor:

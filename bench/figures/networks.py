@@ -129,8 +129,24 @@ def _umap(z: Array) -> Array:
     from umap import UMAP
 
     near = min(NEIGHBOURS, len(z) - 1)
+    umap = UMAP(
+        n_neighbors=near,
+        random_state=0,
+        n_jobs=1,
+        precomputed_knn=nearest(z, near),  # it would compile a search for the same ones first
+    )
     with warnings.catch_warnings(action="ignore"):
-        return np.asarray(UMAP(n_neighbors=near, random_state=0, n_jobs=1).fit_transform(z))
+        return np.asarray(umap.fit_transform(z))
+
+
+def nearest(z: Array, k: int) -> tuple[Array, Array]:
+    """The k nearest of each of (n, d), itself one of them, and how far they are, (n, k) each."""
+    from sklearn.neighbors import NearestNeighbors
+
+    found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(z)
+    neighbours = found.kneighbors(z, return_distance=False).astype(np.int32)
+    distances = np.linalg.norm(z[:, None] - z[neighbours], axis=2)  # of equal points exactly zero
+    return neighbours, distances.astype(np.float32)
 
 
 def _pca(z: Array) -> Array:

@@ -148,29 +148,6 @@ def test_the_data_path_is_timed(
     )
 
 
-def test_steps_are_timed_beside_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (
-        "speed digits/small,batch=16 puzzlemix transmix supermix,steps=1 --steps 3 --warmup 1"
-    )
-    assert mixbench(*arguments.split(), "--device", "cpu") == 0
-    out = capsys.readouterr().out
-    heads, _, *rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in out.splitlines()
-        if line.startswith("|")
-    ]
-    assert heads[:3] == ["method", "median, ms", "of baseline"]
-    assert [row[0] for row in rows] == ["baseline", "puzzlemix", "supermix,steps=1"]
-    assert rows[0][2] == rows[0][4] == "1.000" and rows[0][-1] == "-"
-    for row in rows:
-        times, ratios = [float(row[i]) for i in (1, 3)], [float(row[i]) for i in (2, 4)]
-        for time, ratio, base in zip(times, ratios, (rows[0][1], rows[0][3]), strict=True):
-            assert ratio == pytest.approx(time / float(base), abs=0.02)
-    assert "saliency" in rows[1][-1]
-    assert "3 steps of each method, in turn, after 1" in out
-    assert "Not applicable: `transmix`, it needs" in out
-
-
 def test_a_table_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixbench("table", "tiny", "--format", "csv", "--out", "deep/tiny.csv") == 0
     assert (

@@ -73,6 +73,12 @@ data = click.option(
     "--data", type=folder, default="data", envvar="MIXBENCH_DATA", help="Folder of datasets."
 )
 
+eager = click.option(
+    "--eager",
+    is_flag=True,
+    help="Steps are not compiled, nor recorded as CUDA graphs; on a CPU they never are.",
+)
+
 workers = click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -131,3 +137,14 @@ def chosen_table(
 
 def complain(line: str) -> None:
     print(f"mixbench: {line}", file=sys.stderr)
+
+
+def write_aside(out: Path, text: str) -> None:
+    """Write a file, all of it or nothing. Raises BadInput if that can't be done."""
+    from mixbench.bench.cells import written_aside
+
+    try:
+        with written_aside(out) as path:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise BadInput(f"{out} can't be written: {error.strerror}") from None

@@ -10,14 +10,26 @@ from mixbench.bench.cli._base import (
     cli,
     data,
     device,
+    folder,
     workers,
+    write_aside,
 )
 from mixbench.bench.spec import canonical, find, names, resolved, write
 
 
 @cli.command()
-@click.option("--steps", type=click.IntRange(min=1), default=20)
-@click.option("--warmup", type=click.IntRange(min=0), default=5)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=20, help="Of each; on a GPU, times ten."
+)
+@click.option("--warmup", type=click.IntRange(min=0), default=5, help="Steps before those.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="PEER",
+    help="timm or torchvision, in a loop as its documentation shows; both can be.",
+)
+@click.option("--eager", is_flag=True, help="Compile nothing, nor record it.")
+@click.option("--out", type=folder, help="A .csv to write all numbers to.")
 @workers
 @device
 @data
@@ -28,12 +40,15 @@ def speed(
     chosen: Sequence[str],
     steps: int,
     warmup: int,
+    against: Sequence[str],
+    eager: bool,
+    out: Path | None,
     workers: int | None,
     device: str,
     data: Path,
 ) -> None:
-    """Time training steps of methods, all if none is named, beside the baseline's."""
-    from mixbench.bench import speed
+    """Time training by methods, all if none is named, beside the baseline's and the machine's limit."""
+    from mixbench.bench import speed, stop
     from mixbench.bench.cells import Store
     from mixbench.bench.lab import Lab, pick_device
     from mixbench.bench.launch import share
@@ -42,9 +57,13 @@ def speed(
     from mixbench.methods import Method
 
     name = str(Setting.parse(setting))
-    lab = Lab(Store(Path()), data, pick_device(device), share(workers, 1))
+    lab = Lab(Store(Path()), data, pick_device(device), share(workers, 1), eager=eager)
     rows = [canonical(text, "mixbench.methods", Method) for text in chosen] or METHODS
-    print(speed.speed(name, rows, lab, steps, warmup), end="")
+    stop.as_interrupt()  # so that processes at rest are let go of
+    found = speed.speed(name, rows, lab, steps, warmup, against)
+    print(found.markdown(), end="")
+    if out:
+        write_aside(out, found.csv())
 
 
 @cli.command()

@@ -15,8 +15,8 @@ from mixbench.bench.cli._base import (
     folder,
     of_a_table,
     results,
+    write_aside,
 )
-from mixbench.bench.spec import BadInput
 
 if TYPE_CHECKING:
     from mixbench.bench.cells import Store
@@ -52,7 +52,7 @@ def table(form: str, with_reported: bool, grouped: bool, out: Path | None, **cho
     if out is None:
         print(text, end="")
     else:
-        _write(out, text)
+        write_aside(out, text)
 
 
 @cli.command()
@@ -88,7 +88,7 @@ def _write_table(
     if numbered(filled):
         for form in forms:
             path = out / f"{table.name}{SUFFIXES[form]}"
-            _write(path, FORMATS[form](filled))
+            write_aside(path, FORMATS[form](filled))
             print(path)
 
 
@@ -96,16 +96,6 @@ def _published(table: "Table") -> "Published":
     from mixbench.bench.reported import reported
 
     return reported(table)
-
-
-def _write(out: Path, text: str) -> None:
-    from mixbench.bench.cells import written_aside
-
-    try:
-        with written_aside(out) as path:
-            path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise BadInput(f"{out} can't be written: {error.strerror}") from None
 
 
 @cli.command()
@@ -203,5 +193,5 @@ def export(tensorboard: bool, out: Path, results: Path) -> None:
     if tensorboard:
         export.tensorboard(results, out)
     else:
-        _write(out, export.csv(export.results(results)))
+        write_aside(out, export.csv(export.results(results)))
     print(out)

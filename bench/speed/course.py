@@ -1,0 +1,90 @@
+"""Who takes turns in a setting, on which batches, and what is found of each afterwards."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from mixbench.bench.data import Data
+from mixbench.bench.lab import Lab
+from mixbench.bench.provenance import device_name, versions
+from mixbench.bench.settings import Setting
+from mixbench.bench.spec import one_line
+from mixbench.bench.speed.limit import bare
+from mixbench.bench.speed.memory import peak
+from mixbench.bench.speed.peers import Peer, contender, loaded
+from mixbench.bench.speed.phases import shares
+from mixbench.bench.speed.report import Line
+from mixbench.bench.speed.subjects import Subject, subject
+from mixbench.bench.speed.turns import Epoch, Feed, Track
+
+MEMORY_STEPS = 4  # of which a method that draws one of two branches takes both, more often than not
+
+
+@dataclass(frozen=True)
+class Course:
+    """A setting with its data, on a lab's device. ``ending`` lets go of what reads ahead."""
+
+    where: Setting
+    data: Data
+    lab: Lab
+    ending: ExitStack
+
+    def method(self, name: str) -> Track:
+        chosen = subject(name, self.where, self.data, self.lab.device, self.lab.eager)
+        return self.track(chosen, self.data.epoch)
+
+    def peer(self, peer: Peer) -> Track:
+        chosen = contender(peer, self.where, self.data, self.lab.device)
+        return self.track(chosen, loaded(self.where, self.data, self.lab), peer.ours)
+
+    def limits(self) -> tuple[list[Track], str]:
+        """The network alone, plain and, if that can be, compiled; and why not, if it can't."""
+        batch = next(self.data.epoch(0))
+        plain, compiled = (
+            bare(self.where, self.data, self.lab.device, way, self.lab.eager)
+            for way in (False, True)
+        )
+        problem = "nothing is compiled" if self.lab.eager else failure(compiled, *batch)
+        there = [plain] if problem else [plain, compiled]
+        return [self.track(each, lambda _: [batch]) for each in there], problem
+
+    def track(self, subject: Subject, epoch: Epoch, ours: str = "") -> Track:
+        feed = Feed(epoch)
+        self.ending.callback(feed.close)
+        return Track(subject, feed, ours)
+
+    def line(self, track: Track, rounds: int) -> Line:
+        """What the track's turns took; memory, and where the time goes, in more steps."""
+        chosen, feed, device = track.subject, track.feed, self.lab.device
+        with feed.awake():
+            most = peak(chosen, islice(feed, MEMORY_STEPS))
+        goes = shares(chosen, feed, rounds, device)
+        return Line(chosen.name, track.loop, track.alone, most, goes, chosen.passes, track.ours)
+
+    def circumstances(self) -> Mapping[str, str | int]:
+        """What the numbers depend on, beside the setting."""
+        installed = {"torch": str(torch.__version__)} | versions()
+        return {
+            "device": device_name(self.lab.device),
+            "cores": os.cpu_count() or 1,
+            "threads": torch.get_num_threads(),
+            "workers": self.lab.workers,
+            **{
+                name: installed[name]
+                for name in ("torch", "torchvision", "timm")
+                if name in installed
+            },
+        }
+
+
+def failure(subject: Subject, x: torch.Tensor, y: torch.Tensor) -> str:
+    """Why the first step fails, in a line; "" if it doesn't."""
+    try:
+        subject.step(x, y)
+    except Exception as error:  # without a compiler, each version of torch raises something else
+        return one_line(getattr(error, "inner_exception", error))
+    return ""

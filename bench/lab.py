@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -151,12 +151,14 @@ def reproducible(seed: int, device: torch.device, deterministic: bool = False) -
 def tuned(lab: Lab) -> Iterator[None]:
     """Let cuDNN try its algorithms on the first batch of a shape, and keep to the fastest of them.
 
-    In a lab that is deterministic it does not. What was allowed is restored afterwards.
+    In a lab that is deterministic it does not; in one that is eager, nothing is compiled, not even
+    parts of a method. What was allowed is restored afterwards.
     """
     cudnn = torch.backends.cudnn
     before, cudnn.benchmark = cudnn.benchmark, lab.device.type == "cuda" and not lab.deterministic
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if lab.eager else nullcontext():
+            yield
     finally:
         cudnn.benchmark = before
 

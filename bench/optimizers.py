@@ -56,4 +56,13 @@ def _steps(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
     on_gpu = groups[0]["params"][0].is_cuda
     if recipe.optimizer == "adamw":
         return AdamW(groups, recipe.lr, fused=on_gpu, capturable=on_gpu)
-    return SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=on_gpu)
+    sgd = SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=on_gpu)
+    return at_rest(sgd) if on_gpu and recipe.momentum else sgd
+
+
+def at_rest(sgd: SGD) -> SGD:
+    """With a momentum of zero everywhere, as fused steps need where gradients come at different times."""
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd

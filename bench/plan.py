@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from mixbench.bench.cells import CHECKPOINT, Cell, Record, Run, Store, setting, warn
 from mixbench.bench.data import Gallery
 from mixbench.bench.formats.markdown import grid
-from mixbench.bench.lab import Lab, open_data, reproducible
+from mixbench.bench.lab import Lab, open_data, reproducible, tuned
 from mixbench.bench.provenance import device_name
 from mixbench.bench.speed import subject
 from mixbench.bench.tables import Table
@@ -240,7 +240,8 @@ def _probed(like: Run, lab: Lab, steps: int) -> Speed:
     where, device = setting(like.setting), lab.device
     data = _opened(where, lab, seed=0)
     epochs = endless(Gallery(data, where.data, lab.data))
-    with reproducible(0, device, lab.deterministic), closing(epochs) as batches:
+    alike, plainly = reproducible(0, device, lab.deterministic), tuned(replace(lab, eager=True))
+    with alike, plainly, closing(epochs) as batches:
         trained = subject(like.method, where, data, device, eager=True)
         for x, y in islice(batches, WARMUP):
             trained.step(x, y)

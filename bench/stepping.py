@@ -24,8 +24,8 @@ Path = tuple[int, ...]
 WARMUP = 3
 """How often a branch is taken before it is recorded: until what is lazy is there."""
 
-VARIANTS = 64
-"""Of compiled code, for stages, modes and shapes; the default is too few for a network's stages."""
+VARIANTS = 1024
+"""Of compiled code, for networks, stages, modes and shapes: torch counts those of a process together."""
 
 WAITED = "called a synchronizing"
 """What torch warns of; that its debug mode does not detect all of it is another warning."""
@@ -66,7 +66,9 @@ def compile_stages(net: nn.Sequential) -> None:
     Not the objective, whose draws would break the graph. Names in the state dict stay what they
     are, and copies are not compiled.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, VARIANTS)
     for stage in net.children():
         stage.compile(dynamic=False)
 
@@ -122,8 +124,11 @@ class Branching:
         try:
             with following(path):
                 self.recorded[path] = self.recorder.record(self.step, x, y)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            warnings.warn(f"a step is not recorded: {one_line(error)}", Unrecorded, stacklevel=2)
+            why = f"{one_line(error)} (--eager records none)"
+            warnings.warn(f"a step is not recorded: {why}", Unrecorded, stacklevel=2)
 
     def decided(self) -> Path:
         """Outcomes for all that the next step will decide, as far as that is known."""
@@ -166,12 +171,21 @@ class Cuda:
 
     def run(self, step: Step, x: Tensor, y: Tensor) -> Tensor:
         """On the stream that records, since gradients are added up where they first were."""
+        batch = self.placed(x, y)
         here = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
-            loss = step(x, y)
+            loss = step(*batch)
         here.wait_stream(self.stream)
         return loss
+
+    def placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch, in the memory from which all steps read theirs."""
+        if self.batch is None:
+            self.batch = x.clone(), y.clone()
+        for there, given in zip(self.batch, (x, y), strict=True):
+            there.copy_(given)
+        return self.batch
 
     @contextmanager
     def waits(self) -> Iterator[list[str]]:
@@ -187,17 +201,15 @@ class Cuda:
         waited += [text for each in said if WAITED in (text := str(each.message))]
 
     def record(self, step: Step, x: Tensor, y: Tensor) -> Step:
-        static_x, static_y = self.batch = self.batch or (x.clone(), y.clone())
-        graph = torch.cuda.CUDAGraph()
+        batch, graph = self.placed(x, y), torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(  # other threads, such as one that pins memory, may go on
             graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
         )
         with torch.cuda.device(self.device), capture:
-            loss = step(static_x, static_y)
+            loss = step(*batch)
 
         def repeat(x: Tensor, y: Tensor) -> Tensor:
-            static_x.copy_(x)
-            static_y.copy_(y)
+            self.placed(x, y)
             graph.replay()
             return loss.clone()
 

@@ -297,8 +297,8 @@ class Training:
             path = self.lab.store.checkpoint(self.run)
             with written_aside(path) as aside, aside.open("wb") as file:
                 torch.save(state, file)  # which says so, unlike a path, when a disk is full
+        self.patience = team.highest(patience(time.monotonic() - start))
         self.saved = time.monotonic()
-        self.patience = team.highest(patience(self.saved - start))
 
     def load(self) -> None:
         """Take up what the checkpoint holds. Raises BadInput if it is not this run's."""

@@ -1,6 +1,8 @@
 """The few operations that methods share. Draws are made on torch's current default device."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -14,9 +16,25 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def drawing_on(device: torch.device) -> AbstractContextManager[object]:
-    """Draws land on the device; nothing to do if they do, as compiled code is kept by what was done."""
-    return nullcontext() if torch.get_default_device() == device else device
+HOST = torch.device("cpu")
+
+_drawn_on: ContextVar[torch.device | None] = ContextVar("_drawn_on", default=None)
+
+
+@contextmanager
+def drawing_on(device: torch.device) -> Iterator[None]:
+    """Let draws land on a device, unless they do: a context slows all calls within down, and code is
+    compiled anew for each that is nested.
+    """
+    if _drawn_on.get() == device or device == torch.get_default_device() == HOST:
+        yield
+        return
+    token = _drawn_on.set(device)
+    try:
+        with device:
+            yield
+    finally:
+        _drawn_on.reset(token)
 
 
 def beta(alpha: float) -> Tensor:

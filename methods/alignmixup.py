@@ -11,6 +11,8 @@ from torch import Tensor
 from mixbench.methods import Method, Mixer, Net, Probability, beta, chance, partners
 from mixbench.methods.mixup import Mixup
 
+TOGETHER = 10  # steps between two looks at whether to end, where looking would wait
+
 
 @dataclass(frozen=True)
 class AlignMixup(Mixer):
@@ -76,15 +78,22 @@ class AlignMixup(Mixer):
         return plan
 
     def scaled_unseen(self, plan: Tensor) -> Tensor:
-        """The same, but no device is waited for: where to end is found when all steps are done."""
-        plans, changes = [], []
-        for _ in range(self.steps):
-            plan, change = _sinkhorn(plan)
-            plans.append(plan)
-            changes.append(change)
-        settled = self.settled(torch.stack(changes))
-        settled[-1] = True
-        return torch.stack(plans)[settled.int().argmax(0, keepdim=True)][0]
+        """The same, but no device is waited for: after some steps, it is found whether and where it
+        ended among them.
+        """
+        running = torch.ones((), dtype=torch.bool)
+        for start in range(0, self.steps, TOGETHER):
+            plans, changes = [plan], []
+            for _ in range(min(TOGETHER, self.steps - start)):
+                new, change = _sinkhorn(plans[-1])
+                plans.append(new)
+                changes.append(change)
+            settled = self.settled(torch.stack(changes))
+            ended = torch.where(settled.any(), settled.int().argmax() + 1, len(changes))
+            at = torch.where(running, ended, 0)
+            plan = torch.stack(plans).index_select(0, at[None])[0]
+            running = running & ~settled.any()
+        return plan
 
     def settled(self, change: Tensor) -> Tensor:
         """Whether batches have, whose potentials, in units of eps, changed by (..., b, r)."""

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
 
-from mixbench.bench.optimizers import WAYS, optimizer, take_up
+from mixbench.bench.optimizers import WAYS, at_rest, optimizer, take_up
 from mixbench.bench.settings import Recipe
 
 RECIPES = [
@@ -57,3 +58,21 @@ def test_a_state_of_other_groups_is_refused() -> None:
     state = steps.state_dict()
     with pytest.raises(ValueError):
         take_up(steps, state | {"param_groups": []})
+
+
+def test_a_momentum_of_zero_is_that_of_a_first_step() -> None:
+    """So a fused step can be taken though some gradients come later than others."""
+    layers = []
+    for fused in (False, True):
+        torch.manual_seed(1)
+        layer = nn.Linear(3, 2)
+        sgd = SGD(layer.parameters(), 0.1, momentum=0.9, nesterov=True, fused=fused)
+        sgd = at_rest(sgd) if fused else sgd
+        for step in range(3):
+            sgd.zero_grad()
+            out = F.linear(torch.ones(1, 3), layer.weight) if step == 0 else layer(torch.ones(1, 3))
+            out.square().sum().backward()
+            sgd.step()
+        layers.append(layer)
+    for one, same in zip(*(layer.parameters() for layer in layers), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-6, atol=1e-7)

@@ -13,12 +13,14 @@ from unittest.mock import patch
 
 import click
 import torch
+from _workers import Unusable
 from torch import Tensor
 
 from mixbench.bench.cells import Store, method, setting
 from mixbench.bench.formats.markdown import grid
 from mixbench.bench.lab import Lab, build, open_data
 from mixbench.bench.optimizers import optimizer
+from mixbench.bench.spec import BadInput
 from mixbench.methods import Objective, _pushing, puzzlemix
 from mixbench.methods._graphcut import cut_labels, energy
 from mixbench.methods._pushing import pushed_labels
@@ -92,7 +94,10 @@ def main(name: str, root: Path, steps: int, every: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     chosen = setting(name)
-    data = open_data(chosen, Lab(Store(Path("results")), data=root), seed=0)
+    try:
+        data = open_data(chosen, Lab(Store(Path("results")), data=root), seed=0)
+    except BadInput as error:
+        raise Unusable(str(error)) from None
     objective = method("mixup").objective(build(chosen, data)).train()
     update, _ = optimizer(objective, chosen.recipe)
 
@@ -101,7 +106,8 @@ def main(name: str, root: Path, steps: int, every: int) -> None:
         objective(x, y).backward()
         update.step()
 
-    benches = {blocks: Bench(blocks) for blocks in puzzlemix.PuzzleMix().blocks}
+    fitting = [blocks for blocks in puzzlemix.PuzzleMix().blocks if data.size % blocks == 0]
+    benches = {blocks: Bench(blocks) for blocks in fitting}
     for i, (x, y) in enumerate(islice(cycle(islice(data.epoch(0), 100)), steps)):
         plain = seconds(lambda x=x, y=y: step(x, y))
         for bench in benches.values() if i % every == 0 else ():

@@ -356,6 +356,14 @@ def test_seconds_are_per_step_and_without_those_of_warming_up(
     assert (track.loop, track.alone) == ([6.0, 10.0], [8.0, 12.0])
 
 
+def test_of_batches_that_are_made_at_once_the_mean_is_added() -> None:
+    notes: list[tuple[str, float]] = []
+    track = Track(Noted("a", notes), Feed(numbered), making=0.5)
+    race([track], rounds=2, warmup=1, steps=3, device=CPU)
+    assert track.loop == [alone + 0.5 for alone in track.alone]
+    assert [number for _, number in notes] == [0] * 4 + [1] * 4 + [2] * 4
+
+
 def state_of(pid: int | None) -> str:
     """As Linux has it: T is stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -451,7 +459,7 @@ def test_an_unknown_peer_is_refused() -> None:
 
 def test_a_peer_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(others, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"^there is no timm here: uv pip install timm$"):
+    with pytest.raises(BadInput, match=r"^there is no timm here: pip install timm$"):
         peers_of("timm")
 
 
@@ -573,11 +581,11 @@ def test_the_grids_hold_rates_ratios_and_shares() -> None:
     heads, *rows = cells(speeds(LIMITS).markdown())
     assert heads[:4] == ["method", "images/s", "of baseline", "of limit"]
     assert heads[-1] == "of ours"
-    base = ["400", "1.000", "0.375", *["20.00", "1.000"] * 2, "3", "1.00", "-"]
+    base = ["400", "1.000", "0.417", *["20.00", "1.000"] * 2, "3", "1.00", "-"]
     assert rows[0] == ["baseline", *base]
-    assert rows[1][:8] == ["mixup,alpha=0.2", "200", "0.500", "0.188", *["40.00", "2.000"] * 2]
+    assert rows[1][:8] == ["mixup,alpha=0.2", "200", "0.500", "0.208", *["40.00", "2.000"] * 2]
     assert rows[2][2] == "0.250" and rows[2][-1] == "0.500 (mixup,alpha=0.2)"
-    limit = ["1067", "2.667", "1.000", "15.00", "0.833", "15.00", "0.750", *"---"]
+    limit = ["1067", "2.500", "1.000", "15.00", "0.833", "15.00", "0.750", *"---"]
     assert rows[3] == ["limit", *limit]
     assert rows[4] == ["method", *PHASES, "beyond one forward + backward"]
     shares = ["10.0 %", "20.0 %", "30.0 %", "40.0 %", "0.0 %"]
@@ -626,7 +634,7 @@ def test_csv_can_be_read_again() -> None:
     of = table.set_index(["method", "quantity"]).value
     assert of["", "device"] == "a <b>"
     assert float(of["baseline", "images_per_second"]) == pytest.approx(400)
-    assert float(of["baseline", "loop_median_of_limit"]) == pytest.approx(2.5)
+    assert float(of["baseline", "images_per_second_of_limit"]) == pytest.approx(5 / 12)
     assert float(of["limit, compiled", "step_median_seconds"]) == pytest.approx(0.04)
     assert float(of["timm Mixup", "images_per_second_of_ours"]) == pytest.approx(0.5)
     assert float(of["mixup,alpha=0.2", "step_mean_of_baseline"]) == pytest.approx(2)
@@ -661,7 +669,7 @@ def test_streamed_images_are_timed_without_peers(lab: Lab, tmp_path: Path) -> No
         for i in range(4):
             Image.new("RGB", (9, 9)).save(where / f"{i}.png")
     name = f"folder:{tmp_path}/small,batch=4,size=8,precision=float32"
-    found = speed(name, [], replace(lab, eager=True, workers=1), 3, 0, ["torchvision"])
+    found = speed(name, [], replace(lab, eager=True, workers=1), 3, 1, ["torchvision"])
     assert [each.name for each in found.lines] == ["baseline", "mixup", "cutmix"]
     assert {*found.refusals.values()} == {"it needs images that are held in memory"}
 

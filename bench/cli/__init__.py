@@ -39,7 +39,7 @@ def main() -> None:
         where = os.fsdecode(error.filename) if error.filename else "the system"
         complain(f"{where}: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; what is done is kept")
+        complain("interrupted; cells that are done are kept")
         code = 130
     sys.exit(code)
 

@@ -143,6 +143,8 @@ def write_aside(out: Path, text: str) -> None:
     """Write a file, all of it or nothing. Raises BadInput if that can't be done."""
     from mixbench.bench.cells import written_aside
 
+    if out.is_dir():
+        raise BadInput(f"{out} is a folder: name a file in it")
     try:
         with written_aside(out) as path:
             path.write_text(text, encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ from mixbench.bench.cli._base import (
     cli,
     data,
     device,
-    folder,
+    eager,
     workers,
     write_aside,
 )
@@ -19,17 +19,21 @@ from mixbench.bench.spec import canonical, find, names, resolved, write
 
 @cli.command()
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=20, help="Of each; on a GPU, times ten."
+    "--steps", type=click.IntRange(min=1), default=20, help="Turns of each; on a GPU, of ten steps."
 )
-@click.option("--warmup", type=click.IntRange(min=0), default=5, help="Steps before those.")
+@click.option(
+    "--warmup", type=click.IntRange(min=1), default=5, help="Turns before those, of as many steps."
+)
 @click.option(
     "--against",
     multiple=True,
     metavar="PEER",
     help="timm or torchvision, in a loop as its documentation shows; both can be.",
 )
-@click.option("--eager", is_flag=True, help="Compile nothing, nor record it.")
-@click.option("--out", type=folder, help="A .csv to write all numbers to.")
+@eager
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv for all numbers."
+)
 @workers
 @device
 @data

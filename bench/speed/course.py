@@ -1,14 +1,17 @@
 """Who takes turns in a setting, on which batches, and what is found of each afterwards."""
 
 import os
+import platform
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import torch
 
-from mixbench.bench.data import Data
+from mixbench.bench.data import Data, Held
 from mixbench.bench.lab import Lab
 from mixbench.bench.provenance import device_name, versions
 from mixbench.bench.settings import Setting
@@ -20,6 +23,10 @@ from mixbench.bench.speed.phases import shares
 from mixbench.bench.speed.report import Line
 from mixbench.bench.speed.subjects import Subject, subject
 from mixbench.bench.speed.turns import Epoch, Feed, Track
+from mixbench.tasks import measured
+
+MANY = 64
+"""Batches, of which it is timed how they are made."""
 
 MEMORY_STEPS = 4  # of which a method that draws one of two branches takes both, more often than not
 
@@ -35,7 +42,7 @@ class Course:
 
     def method(self, name: str) -> Track:
         chosen = subject(name, self.where, self.data, self.lab.device, self.lab.eager)
-        return self.track(chosen, self.data.epoch)
+        return self.track(chosen, self.data.epoch, making=self.making)
 
     def peer(self, peer: Peer) -> Track:
         chosen = contender(peer, self.where, self.data, self.lab.device)
@@ -50,12 +57,24 @@ class Course:
         )
         problem = "nothing is compiled" if self.lab.eager else failure(compiled, *batch)
         there = [plain] if problem else [plain, compiled]
-        return [self.track(each, lambda _: [batch]) for each in there], problem
+        return [self.track(each, lambda _: [batch], making=0.0) for each in there], problem
 
-    def track(self, subject: Subject, epoch: Epoch, ours: str = "") -> Track:
+    def track(
+        self, subject: Subject, epoch: Epoch, ours: str = "", making: float | None = None
+    ) -> Track:
         feed = Feed(epoch)
         self.ending.callback(feed.close)
-        return Track(subject, feed, ours)
+        return Track(subject, feed, ours, making)
+
+    @cached_property
+    def making(self) -> float | None:
+        """Seconds that a batch of those held in memory takes to make, several at once; else None."""
+        if not isinstance(self.data, Held):
+            return None
+        for _ in range(2):  # the first time, to warm up
+            with measured(self.lab.device) as many:
+                number = sum(1 for _ in islice(self.data.epoch(0), MANY))
+        return many.seconds / number
 
     def line(self, track: Track, rounds: int) -> Line:
         """What the track's turns took; memory, and where the time goes, in more steps."""
@@ -70,6 +89,7 @@ class Course:
         installed = {"torch": str(torch.__version__)} | versions()
         return {
             "device": device_name(self.lab.device),
+            "processor": processor(),
             "cores": os.cpu_count() or 1,
             "threads": torch.get_num_threads(),
             "workers": self.lab.workers,
@@ -88,3 +108,12 @@ def failure(subject: Subject, x: torch.Tensor, y: torch.Tensor) -> str:
     except Exception as error:  # without a compiler, each version of torch raises something else
         return one_line(getattr(error, "inner_exception", error))
     return ""
+
+
+def processor() -> str:
+    """The model of the CPU, as far as it is known."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

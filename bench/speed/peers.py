@@ -1,6 +1,9 @@
 """Other libraries' ways to mix, in the training loop of their documentation."""
 
+import ctypes
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, cast
@@ -28,6 +31,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 View = Callable[[Any], Tensor]
 """What is seen of an image: Pillow's to (3, h, w)."""
+
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def peers_of(package: str) -> tuple[Peer, ...]:
     """Those of a package. Raises BadInput if there are none, or it is not installed."""
     found = PEERS[choose(package, PEERS, "peer")]
     if not find_spec(package):
-        raise BadInput(f"there is no {package} here: uv pip install {package}")
+        raise BadInput(f"there is no {package} here: pip install {package}")
     return found
 
 
@@ -153,6 +158,7 @@ def loaded(where: Setting, data: Data, lab: Lab) -> Epoch:
         drop_last=True,
         pin_memory=lab.device.type == "cuda",
         persistent_workers=lab.workers > 0,
+        worker_init_fn=_end_with_parent,
     )
 
     def epoch(number: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,3 +166,9 @@ def loaded(where: Setting, data: Data, lab: Lab) -> Epoch:
             yield x.to(lab.device, non_blocking=True), y.to(lab.device, non_blocking=True)
 
     return epoch
+
+
+def _end_with_parent(worker: int) -> None:
+    """Where it can be (Linux), be killed with the parent: who is stopped can't see that it is gone."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

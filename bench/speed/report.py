@@ -72,16 +72,14 @@ class Speeds:
         return lines(rows)
 
     def quantities(self, line: Line) -> dict[str, float]:
-        """By name. Ratios of speed are of images/s, and those of steps of time."""
+        """By name. Ratios of images/s are the higher the faster, those of steps the lower."""
         base, rate = self.lines[0], self._rate(line)
         return {
             "images_per_second": rate,
-            "images_per_second_of_baseline": rate / self._rate(base),
-            "images_per_second_of_limit": rate * mean(self.limit) / self.batch,
+            "images_per_second_of_baseline": typical_ratio(base.loop, line.loop),
+            "images_per_second_of_limit": typical_ratio(self.limit, line.loop),
             **self._of_ours(line),
             "loop_median_seconds": median(line.loop),
-            "loop_median_of_baseline": typical_ratio(line.loop, base.loop),
-            "loop_median_of_limit": typical_ratio(line.loop, self.limit),
             "step_median_seconds": median(line.alone),
             "step_median_of_baseline": typical_ratio(line.alone, base.alone),
             "step_mean_seconds": mean(line.alone),
@@ -95,8 +93,8 @@ class Speeds:
         return self.batch / mean(line.loop)
 
     def _of_ours(self, line: Line) -> dict[str, float]:
-        same = [self._rate(each) for each in self.lines if each.name == line.ours]
-        return {"images_per_second_of_ours": self._rate(line) / same[0]} if same else {}
+        same = [each.loop for each in self.lines if each.name == line.ours]
+        return {"images_per_second_of_ours": typical_ratio(same[0], line.loop)} if same else {}
 
     @property
     def _compared(self) -> bool:
@@ -126,7 +124,7 @@ class Speeds:
     def _limit(self) -> list[str]:
         base = self.lines[0]
         rate = self.batch / mean(self.limit)
-        row = ["limit", f"{rate:.0f}", f"{rate / self._rate(base):.3f}", "1.000"]
+        row = ["limit", f"{rate:.0f}", f"{typical_ratio(base.loop, self.limit):.3f}", "1.000"]
         row += [f"{1e3 * median(self.limit):.2f}", f"{typical_ratio(self.limit, base.alone):.3f}"]
         row += [f"{1e3 * mean(self.limit):.2f}", f"{mean(self.limit) / mean(base.alone):.3f}"]
         return row + ["-"] * (2 + self._compared)
@@ -135,12 +133,15 @@ class Speeds:
         """Its sentences."""
         where = ", ".join(f"{key}: {value}" for key, value in self.where.items())
         yield f"Setting: {_code(self.setting)}. {_prose(where)}. All take turns."
-        yield "Images/s are those of training, with the making of batches, on average."
-        yield "A step is loss, gradients and update on a batch that is there: the median, with that of"
-        yield "its ratios to the baseline's in the same turn, and the mean. Limit is forward, backward"
-        yield f"and update of the same network on one batch that is there, {self._ways()}. The peak is"
-        yield "that of all tensors at once. It and the shares of time are of further steps, which are"
-        yield "neither compiled nor recorded. Teachers are untrained."
+        yield "Images/s are those of training, with the making of batches, on average. A step is loss,"
+        yield "gradients and update on a batch that is there: the median, and the mean. Ratios are"
+        yield "medians of those in the same turn, but for the mean's. Limit is forward, backward and"
+        yield f"update of the same network on one batch that is there, {self._ways()}."
+        if self._compared:
+            yield "Other libraries' loops are as their documentation shows: processes crop image by image,"
+            yield "networks are contiguous in memory, and nothing is compiled."
+        yield "The peak is that of all tensors at once. It and the shares of time are of further steps,"
+        yield "which are neither compiled nor recorded. Teachers are untrained."
         for name, why in self.refusals.items():
             yield f"Not applicable: {_code(name)}, {_prose(why)}."
 

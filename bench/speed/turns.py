@@ -65,24 +65,27 @@ class Track:
     """A subject with its batches, and the seconds that a step took in each of its turns.
 
     ours: the method here that does the same, if it is another library's.
+    making: the seconds that a batch takes to make, on average; None if others make them meanwhile.
     loop: with the making of the batch; alone: on a batch that is there.
     """
 
     subject: Subject
     feed: Feed
     ours: str = ""
+    making: float | None = None
     loop: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
 
     def turn(self, steps: int, device: torch.device) -> None:
         with self.feed.awake(), measured(device) as loop:
-            for x, y in islice(self.feed, steps):
+            for x, y in islice(self.feed, steps if self.making is None else 1):
                 self.subject.step(x, y)
         with measured(device) as alone:
             for _ in range(steps):
                 self.subject.step(x, y)
-        self.loop.append(loop.seconds / steps)
         self.alone.append(alone.seconds / steps)
+        made = self.making
+        self.loop.append(loop.seconds / steps if made is None else self.alone[-1] + made)
 
 
 def race(

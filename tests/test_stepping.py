@@ -322,7 +322,9 @@ def test_a_branch_that_fails_to_be_recorded_goes_on_and_says_why() -> None:
     torch.manual_seed(0)
     net, other = (first := tiny()), deepcopy(first)
     losses = taken(plain(Method(), net), 6)
-    with pytest.warns(Unrecorded, match="^a step is not recorded: .*not permitted .--eager") as said:
+    with pytest.warns(
+        Unrecorded, match="^a step is not recorded: .*not permitted .--eager"
+    ) as said:
         same = taken(Branching(plain(Method(), other), Unable()), 6)
     assert len(said) == 1
     assert_same(losses, same)

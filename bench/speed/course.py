@@ -42,11 +42,12 @@ class Course:
 
     def method(self, name: str) -> Track:
         chosen = subject(name, self.where, self.data, self.lab.device, self.lab.eager)
-        return self.track(chosen, self.data.epoch, making=self.making)
+        feed = self.stream if self.making is None else self.feed(self.data.epoch)
+        return Track(chosen, feed, making=self.making)
 
     def peer(self, peer: Peer) -> Track:
         chosen = contender(peer, self.where, self.data, self.lab.device)
-        return self.track(chosen, loaded(self.where, self.data, self.lab), peer.ours)
+        return Track(chosen, self.feed(loaded(self.where, self.data, self.lab)), peer.ours)
 
     def limits(self) -> tuple[list[Track], str]:
         """The network alone, plain and, if that can be, compiled; and why not, if it can't."""
@@ -57,14 +58,17 @@ class Course:
         )
         problem = "nothing is compiled" if self.lab.eager else failure(compiled, *batch)
         there = [plain] if problem else [plain, compiled]
-        return [self.track(each, lambda _: [batch], making=0.0) for each in there], problem
+        return [Track(each, self.feed(lambda _: [batch]), making=0.0) for each in there], problem
 
-    def track(
-        self, subject: Subject, epoch: Epoch, ours: str = "", making: float | None = None
-    ) -> Track:
+    def feed(self, epoch: Epoch) -> Feed:
         feed = Feed(epoch)
         self.ending.callback(feed.close)
-        return Track(subject, feed, ours, making)
+        return feed
+
+    @cached_property
+    def stream(self) -> Feed:
+        """The batches that processes read, for all methods, or there would be processes for each."""
+        return self.feed(self.data.epoch)
 
     @cached_property
     def making(self) -> float | None:

@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from time import process_time
 from typing import Any
-from weakref import WeakSet, finalize
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from mixbench.bench.cells import Store, method, setting
 from mixbench.bench.lab import Lab, build, open_data
 from mixbench.bench.optimizers import optimizer
 from mixbench.bench.spec import BadInput, one_line
+from mixbench.bench.speed import LiveBytes
 from mixbench.methods import Objective
 from mixbench.tasks import measured
 
@@ -32,35 +32,6 @@ WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "_unique2",
 """Operations after which a GPU and its host have waited for each other; the last copies a list."""
 READS = {"cpu", "numpy", "tolist", "__array__"}
 """Methods of tensors that do so, of which nothing is seen below where the device is a CPU."""
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors, those given and those made within, that are there at once."""
-
-    def __init__(self, given: object) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self.known: WeakSet[torch.UntypedStorage] = WeakSet()
-        self.note(given)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.note(made)
-        return made
-
-    def note(self, made: object) -> None:
-        tensors = (leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
-        for storage in (tensor.untyped_storage() for tensor in tensors):
-            if storage not in self.known:
-                self.known.add(storage)
-                self.grow(storage.nbytes())
-                finalize(storage, self.grow, -storage.nbytes())
-
-    def grow(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
 
 
 class Below(TorchDispatchMode):

@@ -7,12 +7,13 @@ from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.cells import setting
 from mixbench.bench.lab import Lab, open_data, reproducible, tuned
 from mixbench.bench.speed.course import Course
+from mixbench.bench.speed.memory import LiveBytes
 from mixbench.bench.speed.peers import peers_of
 from mixbench.bench.speed.report import Speeds
 from mixbench.bench.speed.subjects import Subject, subject
 from mixbench.bench.speed.turns import race
 
-__all__ = ["BASELINE", "Speeds", "Subject", "speed", "subject"]
+__all__ = ["BASELINE", "LiveBytes", "Speeds", "Subject", "speed", "subject"]
 
 BASELINE = "baseline"
 TURN = {"cpu": 1, "cuda": 10}

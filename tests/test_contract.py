@@ -35,10 +35,7 @@ PACKAGE = "mixbench.methods"
 NAMES = names(PACKAGE)
 METHODS = {name: parse(name, PACKAGE, Method) for name in NAMES}
 SMALLER = {"stylemix": {"size": 16}}  # AdaIN on images of 224 x 224 takes seconds
-HOST = {
-    "puzzlemix": "the masks are solved for on the host",
-    "supermix": "mixtures are made until enough are solved",
-}
+HOST = {"supermix": "mixtures are made until enough are solved"}
 OWN_CRITERION = {"tokenmix": "its targets don't sum to one"}
 MIXERS = {name: method for name, method in METHODS.items() if isinstance(method, Mixer)}
 LINEAR = {name: method for name, method in MIXERS.items() if isinstance(method, LinearMixer)}

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from mixbench.bench.settings import Recipe
 
 WAYS = ("fused", "capturable")
+"""What a group of parameters says of how its device computes."""
 
 
 def optimizer(objective: torch.nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:

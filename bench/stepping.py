@@ -102,7 +102,7 @@ class Branching:
 
     def __init__(self, step: Step, recorder: Recorder) -> None:
         self.step, self.recorder = step, recorder
-        self.next: dict[Path, Decision | None] = {}
+        self.next: dict[Path, Decision] = {}
         self.taken: Counter[Path] = Counter()
         self.recorded: dict[Path, Step] = {}
 
@@ -145,7 +145,6 @@ class Branching:
         for decision, outcome in made:
             self.next[path] = decision
             path = *path, outcome
-        self.next[path] = None
         return loss
 
     @contextmanager

@@ -1,6 +1,6 @@
 """A worker: takes training steps with the package that is on its path, when told through a pipe.
 
-It uses only what all revisions have since 839d275. It computes on one thread, as a training does.
+It uses only what 839d275 has, under the same names. It computes on one thread, as a training does.
 """
 
 import sys

@@ -31,6 +31,7 @@ def bce_on_softmax(logits: Tensor, target: Tensor, reduction: Reduction = "mean"
     """
     p = logits.softmax(1, dtype=target.dtype)
     with full_precision(p.device):
+        target = target.clamp(max=1)  # mixed ones may exceed it by rounding, which is refused
         each = F.binary_cross_entropy(p.nan_to_num(), target, reduction="none")
     loss = each.where(p.isfinite(), p).mean(1)  # a network that diverged has NaN, not an abort
     if reduction == "none":

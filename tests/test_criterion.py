@@ -85,6 +85,15 @@ def test_it_is_the_formula(b: int, c: int, seed: int) -> None:
     assert_same([loss, slope(loss, logits)], [expected, slope(expected, logits)])
 
 
+def test_it_is_what_one_can_reckon_by_hand() -> None:
+    """Of p = (1/2, 1/4, 1/4): -(log 1/2 + 2 log 3/4) / 3, and with half of the target elsewhere,
+    -(log 1/2 + (log 1/4 + log 3/4) / 2 + log 3/4) / 3.
+    """
+    logits = torch.tensor([log(2), 0.0, 0.0]).expand(2, 3)
+    y = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    assert_same(bce_on_softmax(logits, y, "none"), torch.tensor([0.422837, 0.605939]), 1e-6)
+
+
 def test_reductions_are_over_examples() -> None:
     torch.manual_seed(0)
     logits, y = predictions(4, 7)
@@ -144,6 +153,12 @@ def test_near_the_label_it_is_cross_entropy_by_half_of_c(c: int, seed: int) -> N
     torch.testing.assert_close(
         slope(loss, logits), scale * slope(expected, logits), rtol=1e-3, atol=0
     )
+
+
+def test_a_target_may_exceed_one_by_rounding() -> None:
+    logits, target = torch.randn(1, 3), torch.tensor([[1 + 2.0**-52, 0.0, 0.0]])
+    assert target.max() > 1
+    assert_same(bce_on_softmax(logits, target), bce_on_softmax(logits, target.clamp(max=1)))
 
 
 def test_of_two_classes_it_is_cross_entropy() -> None:

@@ -43,10 +43,13 @@ def beta(alpha: float) -> Tensor:
     return Beta(a, a, validate_args=False).sample()
 
 
-def ratios(alpha: float, k: int) -> Tensor:
-    """k draws from Beta(alpha, alpha) in descending order, (k,): a path from an image to another."""
-    a = torch.full((k,), float(alpha))
-    return Beta(a, a, validate_args=False).sample().sort(descending=True).values
+def ratios(alpha: float, k: int, *each: int) -> Tensor:
+    """k draws from Beta(alpha, alpha) in descending order, (k,): a path from an image to another.
+
+    each: a size, if there should be as many such paths, (k, each).
+    """
+    a = torch.full((k, *each), float(alpha))
+    return Beta(a, a, validate_args=False).sample().sort(0, descending=True).values
 
 
 def partners(b: int) -> Tensor:
@@ -55,8 +58,10 @@ def partners(b: int) -> Tensor:
 
 
 def pairs(lam: Tensor, b: int) -> Tensor:
-    """The (k b, b) matrix that mixes each example with one random partner, at each ratio of (k,)."""
-    eye, lam = torch.eye(b), lam[:, None, None]
+    """The (k b, b) matrix that mixes each example with one random partner, at each ratio of (k,), or
+    of its own, (k, b).
+    """
+    eye, lam = torch.eye(b), lam.view(len(lam), -1, 1)
     return (lam * eye + (1 - lam) * eye[partners(b)]).flatten(0, 1)
 
 

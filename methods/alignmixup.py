@@ -24,6 +24,8 @@ class AlignMixup(Mixer):
     p: the probability of doing so; the other batches take input mixup, with the same alpha.
     eps: entropy of the transport, in units of squared distances of features.
     steps: of Sinkhorn's algorithm, at most; tolerance: it ends when potentials change by less.
+    convex: whether rows of R are made to sum to one, as its columns do, so that each position of a
+        map that was aligned is a convex combination.
     """
 
     formula: ClassVar[str] = (
@@ -38,6 +40,7 @@ class AlignMixup(Mixer):
     eps: PositiveFloat = 0.1
     steps: PositiveInt = 100
     tolerance: NonNegativeFloat = 0.1
+    convex: bool = False
 
     def check(self, net: Net) -> None:
         for stage in self.at:
@@ -49,6 +52,7 @@ class AlignMixup(Mixer):
         other = own[partner]
         plan = self.plan(own, other)
         if chance(0.5):
+            plan = plan / plan.sum(2, keepdim=True) if self.convex else plan
             mixed = torch.lerp(torch.einsum("bdk,bjk->bdj", other, plan), own, lam)
         else:
             mixed = torch.lerp(other, torch.einsum("bdj,bjk->bdk", own, plan), lam)

@@ -17,6 +17,8 @@ class CutMix(Mixer):
     As in the official code, one box per batch, whose sides are even before the border clips them.
     p: 0.5 is the paper's value for CIFAR, 1 that for ImageNet.
     k: interpolations per pair (see ``multiple``); nested: whether their boxes have one centre.
+    corrected: whether targets follow the visible area, as in the official code, or, as in the
+        paper's equation, the ratio that was drawn, of which the border may clip some.
     """
 
     formula: ClassVar[str] = (
@@ -29,6 +31,7 @@ class CutMix(Mixer):
     alpha: PositiveFloat = 1.0
     k: PositiveInt = 1
     nested: bool = False
+    corrected: bool = True
 
     def check(self, net: Net) -> None:
         super().check(net)
@@ -40,7 +43,7 @@ class CutMix(Mixer):
         side, centres = (1 - lam).sqrt(), () if self.nested else (self.k,)
         row, column = torch.randint(h, centres), torch.randint(w, centres)
         inside, partner = box(h, w, side, row, column), partners(len(z))  # k h w, b
-        kept = 1 - inside.to(y).mean((1, 2))
+        kept = 1 - inside.to(y).mean((1, 2)) if self.corrected else lam.to(y)
         mixed = torch.where(inside[:, None, None], z[partner], z)  # k b c h w
         targets = torch.lerp(y[partner], y, kept[:, None, None])  # k b c
         return mixed.flatten(0, 1), targets.flatten(0, 1)

@@ -14,6 +14,7 @@ class Mixup(LinearMixer):
     """Mix each image with one random partner, at one ratio per batch from Beta(alpha, alpha).
 
     k: interpolations per pair (see ``multiple``).
+    shared: whether all pairs of a batch have the same ratios, as in the official code.
     """
 
     formula: ClassVar[str] = "x̂ = λx + (1 − λ)x′, ŷ = λy + (1 − λ)y′, λ ~ Beta(α, α)"
@@ -21,6 +22,8 @@ class Mixup(LinearMixer):
 
     alpha: PositiveFloat = 1.0
     k: PositiveInt = 1
+    shared: bool = True
 
     def weights(self, b: int) -> Tensor:
-        return pairs(ratios(self.alpha, self.k), b)
+        each = () if self.shared else (b,)
+        return pairs(ratios(self.alpha, self.k, *each), b)

@@ -1,6 +1,6 @@
 """MultiMix (Venkataramanan et al., NeurIPS 2023, arXiv 2311.05538, Section 3.2)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -19,7 +19,8 @@ class MultiMix(LinearMixer):
     p: the probability of doing so; the other batches take input mixup.
     n: mixtures per batch.
     m: examples per mixture, each a random subset; the whole batch if not given.
-    alpha: the range of the Dirichlet parameter, drawn uniformly for each mixture.
+    alpha: the range of the Dirichlet parameter, drawn uniformly for each ``alpha_per``: "vector" of
+        weights, that is, for each mixture at each position; "mixture", or "batch".
     input_alpha: of input mixup's Beta; the paper does not give it, 2 is that of AlignMixup.
     """
 
@@ -36,6 +37,7 @@ class MultiMix(LinearMixer):
     m: PositiveInt | None = None
     alpha: Range = (0.5, 2.0)
     input_alpha: PositiveFloat = 2.0
+    alpha_per: Literal["vector", "mixture", "batch"] = "vector"
 
     def weights(self, b: int) -> Tensor:
         return self.draw(b, 1)[0]
@@ -43,11 +45,16 @@ class MultiMix(LinearMixer):
     def draw(self, b: int, r: int) -> Tensor:
         """Weights for ``r`` positions, (r, n, b), independent but for the subset of each mixture."""
         m = min(self.m or b, b)
-        weights = simplex(torch.empty(r, self.n).uniform_(*self.alpha), m)
+        weights = simplex(self.draw_alpha(r), m)
         if m == b:
             return weights
         subset = torch.rand(self.n, b).argsort(1)[:, :m].expand(r, self.n, m)
         return torch.zeros(r, self.n, b).scatter(2, subset, weights)
+
+    def draw_alpha(self, r: int) -> Tensor:
+        """The Dirichlet parameter of each vector of weights, (r, n)."""
+        drawn = {"vector": (r, self.n), "mixture": (1, self.n), "batch": (1, 1)}[self.alpha_per]
+        return torch.empty(drawn).uniform_(*self.alpha).expand(r, self.n)
 
     def otherwise(self) -> Method:
         return Mixup(alpha=self.input_alpha)

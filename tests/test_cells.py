@@ -83,7 +83,7 @@ def test_a_metric_may_be_undefined_but_not_missing(lab: Lab) -> None:
 
 def test_a_record_resolves_every_parameter() -> None:
     parameters = record()["parameters"]
-    method = {"version": 1, "p": 1.0, "at": ["pixels"], "alpha": 0.2, "k": 1}
+    method = {"version": 1, "p": 1.0, "at": ["pixels"], "alpha": 0.2, "k": 1, "shared": True}
     assert parameters["method"] == method
     assert parameters["setting"]["recipe"]["epochs"] == 15
     assert parameters["task"]["steps"] == 5

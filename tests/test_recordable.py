@@ -29,9 +29,13 @@ WAITING = {
 """spelling -> why its steps can't be recorded"""
 
 MORE = [
+    "alignmixup,convex=True,steps=9",
     "comixup,part=3",
+    "cutmix,corrected=False",
     "cutmix,k=2,nested=True",
+    "densemultimix,alpha_per=batch,n=20",
     "densemultimix,p=1",
+    "mixup,k=2,shared=False",
     "mixup,k=3,p=0.5",
     "multimix,m=3,n=20",
     "multiple,base=cutmix,k=2",
@@ -44,6 +48,7 @@ MORE = [
     "tokenmix,activation=uniform,mask=random",
     "tokenmix,criterion=net,mask=random",
     "transmix,area=0",
+    "zetamixup,m=3,own=False",
 ]
 SMALLER = {
     "alignmixup": "alignmixup,steps=9",

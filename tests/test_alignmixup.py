@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import (
     CLASSES,
+    assert_even,
     assert_same,
     bare,
     batch,
@@ -22,6 +23,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -190,6 +192,33 @@ def test_single_precision_is_enough_for_costs_of_thousands_of_eps() -> None:
     exact = METHOD.plan(own, other)
     plan = METHOD.plan(own.float(), other.float()).double()
     assert (plan - exact).norm() < 1e-4 * exact.norm()
+
+
+ROOT = log(2) ** 0.5
+BY_HAND = (
+    (True, (3 / 44 * ROOT, 37 / 22 * ROOT)),  # 3/4 (0, 2) + 1/4 (3/11, 8/11)
+    (False, (3 / 14 * ROOT, 59 / 44 * ROOT)),  # 3/4 (2/7, 16/11) + 1/4 (0, 1)
+)
+
+
+@pytest.mark.parametrize(("partner_moves", "expected"), BY_HAND)
+def test_one_step_for_two_positions_worked_out_by_hand(
+    partner_moves: bool, expected: tuple[float, float]
+) -> None:
+    """A map (0, 2 q) and its partner (0, q), with q^2 = ln 2 and eps = 1.
+
+    Squared distances are (0, 1) and (4, 1) times ln 2, so that exp(-C) is (1, 1/2), (1/16, 1/2).
+    Its rows are made to sum to one: (2/3, 1/3), (1/9, 8/9); then its columns, which sum to 7/9 and
+    11/9: (6/7, 3/11), (1/7, 8/11). Rows now sum to 87/77 and 67/77.
+    """
+    method = replace(METHOD, eps=1, steps=1)
+    z = torch.tensor([[0, 2 * ROOT], [0, ROOT]]).view(2, 1, 1, 2)
+    plan = method.plan(z[:1].flatten(2), z[1:].flatten(2))
+    assert_same(plan, torch.tensor([[[6 / 7, 3 / 11], [1 / 7, 8 / 11]]]), atol=1e-7)
+    with drawn(3 / 4, [1, 0], partner_moves):
+        mixed, targets = method.mix(z, torch.eye(2))
+    assert_same(mixed[0].flatten(), torch.tensor(expected), atol=1e-7)
+    assert_same(targets[0], torch.tensor([3 / 4, 1 / 4]))
 
 
 def test_one_stop_serves_the_whole_batch() -> None:
@@ -428,6 +457,18 @@ def test_one_ratio_is_drawn_for_the_whole_batch_from_alpha() -> None:
     own = targets.diagonal()[targets.diagonal() < 1]
     assert len(own) > 8
     assert own.unique().numel() == 1
+
+
+@pytest.mark.parametrize("alpha", [0.7, 2.0])
+def test_ratios_are_beta_distributed_and_all_partners_equally_likely(alpha: float) -> None:
+    torch.manual_seed(0)
+    method, z, y = replace(METHOD, alpha=alpha, steps=1), torch.randn(3, 1, 1, 2), torch.eye(3)
+    targets = torch.stack([method.mix(z, y)[1] for _ in range(2000)])
+    own = targets.diagonal(dim1=1, dim2=2).amin(1)  # is one if nobody has moved
+    assert stats.kstest(own[own < 1], stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    permutations, counts = (targets > 0).unique(dim=0, return_counts=True)
+    assert len(permutations) == 6
+    assert_even(counts)
 
 
 class Sizes(TorchDispatchMode):

@@ -1,6 +1,6 @@
 """AugMix."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import permutations
 from math import log
@@ -12,8 +12,10 @@ import torch
 from helpers import CLASSES, assert_even, assert_same, bare, batch, entropy, tiny, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from papers import augmix as paper
+from PIL import Image
 from pydantic import ValidationError
+from scipy.stats import beta, kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +34,7 @@ GEOMETRIC = (
     augment.translate_x,
     augment.translate_y,
 )
+PILLOW = dict(zip(OPERATIONS, paper.OPERATIONS, strict=True))
 SIZES = [(32, 32), (17, 33), (40, 23)]
 few = settings(max_examples=40, deadline=None)
 each_operation = pytest.mark.parametrize("operation", OPERATIONS)
@@ -52,35 +55,6 @@ def pillow(operation: Operation, image: Tensor, level: float) -> Tensor:
     picture = Image.fromarray(image.permute(1, 2, 0).to(torch.uint8).numpy())
     changed = torch.from_numpy(np.array(PILLOW[operation](picture, level)))
     return changed.permute(2, 0, 1).to(image)
-
-
-def whole(level: float, most: float) -> int:
-    return int(level * most / 10)
-
-
-def affine(picture: Image.Image, *matrix: float) -> Image.Image:
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
-    )
-
-
-PILLOW: dict[Operation, Callable[[Image.Image, float], Image.Image]] = {
-    augment.auto_contrast: lambda picture, _: ImageOps.autocontrast(picture),
-    augment.equalise: lambda picture, _: ImageOps.equalize(picture),
-    augment.posterise: lambda picture, l: ImageOps.posterize(picture, 4 - whole(abs(l), 4)),
-    augment.rotate: lambda picture, l: picture.rotate(
-        whole(l, 30), resample=Image.Resampling.BILINEAR
-    ),
-    augment.solarise: lambda picture, l: ImageOps.solarize(picture, 256 - whole(abs(l), 256)),
-    augment.shear_x: lambda picture, l: affine(picture, 1, 0.3 * l / 10, 0, 0, 1, 0),
-    augment.shear_y: lambda picture, l: affine(picture, 1, 0, 0, 0.3 * l / 10, 1, 0),
-    augment.translate_x: lambda picture, l: affine(
-        picture, 1, 0, whole(l, picture.width / 3), 0, 1, 0
-    ),
-    augment.translate_y: lambda picture, l: affine(
-        picture, 1, 0, 0, 0, 1, whole(l, picture.height / 3)
-    ),
-}
 
 
 @contextmanager
@@ -120,8 +94,11 @@ def eight_bit(b: int, height: int = 8, width: int = 8) -> Tensor:
 
 
 def test_the_operations_are_the_nine_that_corruptions_do_not_contain() -> None:
-    assert len(OPERATIONS) == 9
-    assert set(OPERATIONS) == set(PILLOW)
+    expected = (
+        "auto_contrast equalise posterise rotate solarise shear_x shear_y translate_x translate_y"
+    )
+    for known in (OPERATIONS, paper.OPERATIONS):
+        assert [operation.__name__ for operation in known] == expected.split()
 
 
 @each_operation
@@ -375,6 +352,15 @@ def test_every_chain_starts_at_its_own_image_in_8_bits(dtype: torch.dtype) -> No
     assert rows[0, 0].flatten().equal(torch.arange(256).to(dtype))
 
 
+def test_a_view_worked_out_by_hand() -> None:
+    """0.6 * 50 + 0.4 * (0.5 * 200 + 0.25 * 100 + 0.25 * 0) = 80."""
+    chains = torch.tensor([200.0, 100.0, 0.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    weights = weighing(torch.tensor([0.5, 0.25, 0.25]), 0.4)
+    with patch.object(AugMix, "chains", return_value=chains), weights:
+        views = AugMix().views(torch.full((1, 3, 2, 2), 50 / 255), 1)
+    assert_same(255 * views, torch.full((1, 1, 3, 2, 2), 80.0), atol=1e-12)
+
+
 def test_without_a_share_of_the_mixture_views_are_the_images() -> None:
     x = torch.rand(4, 3, 8, 8)
     with weighing(torch.tensor([0.2, 0.3, 0.5]), 0.0):
@@ -410,7 +396,7 @@ def test_two_views_of_an_image_differ_and_one_seed_gives_the_same_ones() -> None
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
-def test_weights_and_shares_have_the_variance_of_alpha(alpha: float) -> None:
+def test_weights_and_shares_are_distributed_as_alpha_says(alpha: float) -> None:
     torch.manual_seed(0)
     kept = []
 
@@ -427,9 +413,10 @@ def test_weights_and_shares_have_the_variance_of_alpha(alpha: float) -> None:
     for weights, m in zip(kept, (3, 2), strict=True):
         assert weights.shape == (2, 8000, m)
         assert_same(weights.sum(2), torch.ones(2, 8000), atol=1e-12)
-        squares = (weights[..., 0] - 1 / m) ** 2
-        expected = (1 / m) * (1 - 1 / m) / (m * alpha + 1)
-        assert abs(squares.mean() - expected) < 4 * squares.std() / 16_000**0.5
+        for part in weights.flatten(0, 1).T:
+            assert kstest(part, beta(alpha, (m - 1) * alpha).cdf).pvalue > 1e-3
+        between_views = torch.corrcoef(weights[..., 0])[0, 1]
+        assert abs(between_views) < 4 / 8000**0.5
 
 
 def test_views_stay_in_range_and_single_precision_is_kept() -> None:
@@ -495,6 +482,12 @@ def test_the_divergence_is_zero_for_equal_predictions_alone() -> None:
     assert abs(divergence(shifted)) < 1e-15
     logits[2, 0, 0] += 0.01
     assert divergence(logits) > 1e-8
+
+
+def test_a_divergence_worked_out_by_hand() -> None:
+    """Of (1, 0), (0, 1), (1/2, 1/2), their mean is the last: (log 2 + log 2 + 0) / 3."""
+    logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0], [0.0, 0.0]])[:, None]
+    assert divergence(logits).item() == pytest.approx(0.46209812, abs=1e-8)
 
 
 def test_the_divergence_of_disjoint_predictions_is_log_3() -> None:

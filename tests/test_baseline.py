@@ -1,10 +1,13 @@
 """The baseline: cross-entropy, and what the other methods rely on in it."""
 
+from math import log
+
 import pytest
 import torch
-from helpers import assert_same, batch, cross_entropy, cut, tiny, total, with_gradients
+from helpers import assert_same, bare, batch, cross_entropy, cut, tiny, total, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from mixbench.methods.baseline import Baseline
@@ -19,6 +22,14 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert_same(
         with_gradients(Baseline().loss(net, x, y), net, x), with_gradients(expected, net, x)
     )
+
+
+def test_the_loss_of_two_images_worked_out_by_hand() -> None:
+    """Images are logits; probabilities are (1, 2, 5) / 8 and (6, 3, 1) / 10."""
+    x = torch.tensor([[1.0, 2.0, 5.0], [6.0, 3.0, 1.0]]).log().view(2, 3, 1, 1)
+    y = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    expected = (log(8 / 2) + log(10 / 6) / 2 + log(10 / 1) / 2) / 2
+    assert Baseline().loss(bare(3, nn.Identity()), x, y).item() == pytest.approx(expected)
 
 
 def test_one_hot_targets_give_the_loss_of_integer_labels() -> None:

@@ -13,6 +13,7 @@ import torch
 from helpers import assert_even, assert_same, batch, tiny, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, kstest
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -220,6 +221,55 @@ def test_shares_are_those_of_the_sheet_with_brute_force(name: str, m: int) -> No
         expected = literal(method, cost, affinity, start[i, :n, :, :n])
         assert_same(shares[i, :n, :, :n], expected)
         assert shares[i].sum() == n * method.cells
+
+
+@pytest.mark.parametrize(
+    ("start", "sweeps", "targets"),
+    [
+        ([0, 1, 0, 1], 1, [[0.5, 0.5], [0.5, 0.5]]),
+        ([0, 1, 0, 1], 2, [[0.25, 0.75], [0.75, 0.25]]),
+        ([0, 1, 0, 1], 3, [[0.5, 0.5], [0.5, 0.5]]),
+        ([0, 0, 0, 0], 1, [[0.0, 1.0], [1.0, 0.0]]),
+    ],
+)
+def test_targets_of_two_outputs_are_those_worked_out_by_hand(
+    start: list[int], sweeps: int, targets: list[list[float]]
+) -> None:
+    """Of two inputs, cells on the left have 0.4 and 0.1 of the saliency, and 0.1 and 0.4 those on
+    the right. beta / 4 = 0.08 is paid on each of two borders between left and right.
+
+    An output that shows either where it is salient costs -1.6 + 0.16, and one that shows one input
+    -1. If both begin so, neither changes, since no input is in more than 0.83 of the cells of the
+    other. In a last sweep, gamma / 4 = 0.25 is added to the first output's first input: it then
+    costs -0.3 - 0.8 + 0.16 = -0.94; showing the second alone, -0.2 - 0.8 = -1; and a half of both on
+    the left, at -0.125 - 0.0005 a cell and a fourth of the borders' price, -0.251 - 0.8 + 0.04 =
+    -1.011. The second output is its mirror image. If there is one more sweep, that comes too late:
+    after the second, which changed nothing, all is over.
+
+    If all cells begin with the first input, it costs 2 gamma / 4 times 4 = 2 more in the first
+    output, which shows the second; and then this costs 2 more in the second output.
+    """
+    method = CoMixup(blocks=2, eta=0, omega=0, sweeps=sweeps)
+    maps = torch.tensor([[[0.4, 0.1], [0.4, 0.1]], [[0.1, 0.4], [0.1, 0.4]]])
+    shares = torch.eye(2)[torch.tensor(start)].expand(1, 2, 4, 2)
+    with patch.object(CoMixup, "start", lambda *_: shares):
+        found = method.shares(parts_of(maps, method, m=2))
+    assert_same(found.mean(2)[0], torch.tensor(targets))
+
+
+@pytest.mark.parametrize("alpha", [2.0, 0.5])
+def test_priors_are_drawn_from_the_dirichlet_distribution_of_the_inputs(alpha: float) -> None:
+    torch.manual_seed(0)
+    present = torch.ones(1500, 3, dtype=torch.bool)
+    present[500:, 2] = False
+    method = CoMixup(blocks=2, alpha=alpha, eta=4.0)
+    cost = method.parts(torch.ones(1500, 3, 8, 8), present).cost  # -1/4 - log(a + 1e-8)
+    a = (-0.25 - cost).exp() - 1e-8
+    assert_same(a[500:, 0].sum(1), torch.ones(1000), atol=1e-6)
+    assert_same(a[:500, 0].sum(1), torch.ones(500), atol=1e-6)
+    for k in range(3):
+        assert kstest(a[:500, 0, k].numpy(), beta(alpha, 2 * alpha).cdf).pvalue > 1e-3
+    assert kstest(a[500:, 0, 0].numpy(), beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
 def test_a_part_stops_once_its_objective_hardly_changes() -> None:

@@ -1,16 +1,19 @@
 """CutMix."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import sqrt
+from itertools import pairwise, product
+from math import log, sqrt
 from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import assert_even, assert_same, batch, tiny, with_gradients
+from helpers import assert_even, assert_same, bare, batch, tiny, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from scipy.stats import beta, chisquare
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.methods import ratios
@@ -163,6 +166,18 @@ def test_the_loss_is_that_of_both_labels_by_the_area() -> None:
     assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
 
 
+def test_the_loss_of_two_images_worked_out_by_hand() -> None:
+    """The network sees means; the box, of 2 x 4 pixels, loses its upper half at the border."""
+    x = torch.diag(torch.tensor([8.0, 16.0]) * log(2)).view(2, 2, 1, 1).expand(2, 2, 4, 8)
+    with at_ratio(0.75), at_centre(4, 8, (0, 3)), swapping():
+        loss = CutMix(p=1.0).loss(bare(2, nn.Identity()), x, torch.eye(2))
+    each = (
+        log(2**7 + 2**2) - (7 / 8 * 7 + 1 / 8 * 2) * log(2),
+        log(2**1 + 2**14) - (1 / 8 * 1 + 7 / 8 * 14) * log(2),
+    )
+    assert loss.item() == pytest.approx(sum(each) / 2)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_one_ratio_is_drawn_for_the_whole_batch_from_alpha(alpha: float) -> None:
     with patch("mixbench.methods.cutmix.ratios", wraps=ratios) as draws:
@@ -187,6 +202,38 @@ def test_the_kept_area_has_the_known_distribution_at_32() -> None:
 
 def test_the_kept_area_has_the_known_mean_at_224() -> None:
     assert abs(kept_areas(224).mean() - 0.68) < 0.01
+
+
+def areas(alpha: float, height: int, width: int) -> dict[int, float]:
+    """How likely a box has each number of pixels, side by side and centre by centre."""
+    ends = sorted({i / n for n in (height, width) for i in range(n + 1)})
+    ratio, found = beta(alpha, alpha), dict[int, float]()
+    for low, high in pairwise(ends):
+        likely = ratio.cdf(1 - low**2) - ratio.cdf(1 - high**2)
+        halves = [int(n * (low + high) / 2) // 2 for n in (height, width)]
+        for centre in product(range(height), range(width)):
+            rows, columns = (
+                min(c + half, n) - max(c - half, 0)
+                for c, half, n in zip(centre, halves, (height, width), strict=True)
+            )
+            area = rows * columns
+            found[area] = found.get(area, 0) + likely / (height * width)
+    return found
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_the_area_has_the_distribution_that_follows_from_ratio_and_centre(alpha: float) -> None:
+    torch.manual_seed(0)
+    n, expected = 3000, areas(alpha, 4, 6)
+    x, y = torch.empty(2, 0, 4, 6), torch.eye(2)
+    with swapping():
+        pasted = [round(24 * CutMix(alpha=alpha).mix(x, y)[1][0, 1].item()) for _ in range(n)]
+    counts = Counter(pasted)
+    assert counts.keys() <= expected.keys()
+    assert n * min(expected.values()) > 5
+    assert (
+        chisquare([counts[a] for a in expected], [n * p for p in expected.values()]).pvalue > 1e-3
+    )
 
 
 def test_all_centres_are_equally_likely() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from math import log
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, kstest
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -207,6 +209,46 @@ def features(b: int, d: int, height: int = 2, width: int = 3) -> tuple[Tensor, T
 def name(method: DenseMultiMix) -> str:
     detach = "detached" if method.detach else "attached"
     return f"{method.attention}-{method.squash}-{detach}-{method.reduction}"
+
+
+FIRST = 4 / 9 * log(5 / 2) + 5 / 9 * log(9 / 8)
+SECOND = 2 / 5 * (log(3) - log(2) / 2) + 3 / 5 * log(3)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("mean", (FIRST + SECOND) / 2),
+        ("sum", FIRST + SECOND),
+        ("global", (27 / 20 * FIRST + 5 / 6 * SECOND) / (27 / 20 + 5 / 6)),
+    ],
+)
+def test_two_mixtures_at_two_positions_worked_out_by_hand(
+    reduction: Reduction, expected: float
+) -> None:
+    """Features are (3, 1) and (1, 1), their means 2 and 1, so a = (3/4, 1/4) and (1/2, 1/2).
+
+    The odds of the first class are two to the power of a feature.
+
+    ======== ========== ============ ==== ========== ======= ==========================
+    position lambda     M            s    M-hat      feature loss
+    ======== ========== ============ ==== ========== ======= ==========================
+    first    (2/5, 3/5) (3/10, 3/10) 3/5  (1/2, 1/2) 2       -ln(4/5)/2 - ln(1/5)/2
+    first    (1, 0)     (3/4, 0)     3/4  (1, 0)     3       -ln(8/9)
+    second   (2/3, 1/3) (1/6, 1/6)   1/3  (1/2, 1/2) 1       -ln(2/3)/2 - ln(1/3)/2
+    second   (0, 1)     (0, 1/2)     1/2  (0, 1)     1       -ln(1/3)
+    ======== ========== ============ ==== ========== ======= ==========================
+
+    Of the weights of the first position, 3/5 and 3/4 of 27/20 are 4/9 and 5/9; of the second, 1/3
+    and 1/2 of 5/6 are 2/5 and 3/5.
+    """
+    net, x = bare(1, nn.Linear(1, 2)), torch.tensor([[[[3.0, 1.0]]], [[[1.0, 1.0]]]])
+    with torch.no_grad():
+        net.get_parameter("head.weight").copy_(torch.tensor([[log(2)], [0]]))
+        net.get_parameter("head.bias").zero_()
+    weights = torch.tensor([[[2 / 5, 3 / 5], [1, 0]], [[2 / 3, 1 / 3], [0, 1]]])
+    loss = loss_of(replace(dense, reduction=reduction), weights, net, x, torch.eye(2))
+    assert loss.item() == pytest.approx(expected, abs=1e-14)
 
 
 @pytest.mark.parametrize("m", [None, 2])
@@ -771,6 +813,17 @@ def test_weights_are_drawn_independently_for_each_position() -> None:
     correlation = torch.corrcoef(w[..., 0])
     assert_same(correlation, torch.eye(3), atol=4 / 20_000**0.5)
     assert w.square().sum(2).mean(1).tolist() == pytest.approx([2 / 5] * 3, rel=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+@pytest.mark.parametrize(("b", "m"), [(4, None), (6, None), (6, 3)])
+def test_each_weight_is_beta_distributed_at_each_position(
+    b: int, m: int | None, alpha: float
+) -> None:
+    torch.manual_seed(0)
+    others = (m or b) - 1
+    for lam in DenseMultiMix(n=20_000, m=m, alpha=(alpha, alpha)).draw(b, 3)[..., 1]:
+        assert kstest(lam[lam > 0], beta(alpha, others * alpha).cdf).pvalue > 1e-3
 
 
 @given(b=st.integers(1, 9), m=st.integers(1, 9), seed=seeds)

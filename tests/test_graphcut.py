@@ -272,6 +272,16 @@ def test_without_weights_each_cell_has_its_cheapest_label(labels: int) -> None:
     assert grid_labels(costs, 0 * right, 0 * down).equal(costs.argmin(1))
 
 
+@pytest.mark.parametrize(("weight", "label"), [(1, [0, 2]), (2, [0, 1]), (5, [1, 1])])
+def test_the_best_labels_of_two_cells_are_those_worked_out_by_hand(
+    weight: int, label: list[int]
+) -> None:
+    """Labels 0 0, 0 1, 0 2, 1 1 and 1 2 cost 9, 4 + w, 4 w, 8 and 4 + w; the others more."""
+    costs = torch.tensor([[0, 9], [4, 4], [9, 0]]).view(1, 3, 1, 2)
+    found = grid_labels(costs, torch.full((1, 1, 1), weight), torch.zeros(1, 0, 2))
+    assert found.flatten().tolist() == label
+
+
 @pytest.mark.parametrize("labels", [2, 3, 5])
 def test_with_large_weights_the_label_that_is_cheapest_for_all_is_everywhere(labels: int) -> None:
     costs, right, down = random_grids(0, 20, labels, 5, 6, 1000)

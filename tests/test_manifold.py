@@ -1,5 +1,6 @@
 """Manifold mixup."""
 
+from math import log
 from unittest.mock import patch
 
 import pytest
@@ -16,6 +17,7 @@ from helpers import (
     tiny,
     with_gradients,
 )
+from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,6 +65,25 @@ def test_it_equals_a_network_with_a_hook_that_mixes(stage: str) -> None:
     logits = net(x)
     expected = 0.3 * F.cross_entropy(logits, y) + 0.7 * F.cross_entropy(logits, y[PARTNER])
     assert_same(mixed, with_gradients(expected, net, x))
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def test_the_loss_of_three_images_worked_out_by_hand() -> None:
+    """Features are squares of pixels; those of mixtures are (1, 6, 0), (0, 2, 9), (3, 0, 3) log 2."""
+    x = torch.diag(torch.tensor([4.0, 8.0, 12.0]) * log(2)).sqrt()
+    net = Net(pixels=nn.Identity(), layer1=Squares(), pool=nn.Identity(), head=nn.Identity())
+    with pairing(1 / 4, [1, 2, 0]):
+        loss = Manifold(at=("layer1",)).loss(net, x, torch.eye(3))
+    each = (
+        log(2 + 64 + 1) - (1 / 4 * 1 + 3 / 4 * 6) * log(2),
+        log(1 + 4 + 512) - (1 / 4 * 2 + 3 / 4 * 9) * log(2),
+        log(8 + 1 + 8) - (1 / 4 * 3 + 3 / 4 * 3) * log(2),
+    )
+    assert loss.item() == pytest.approx(sum(each) / 3)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -116,6 +137,13 @@ def test_both_sources_get_a_gradient(stage: str) -> None:
 def test_weights_are_those_of_pairs() -> None:
     with pairing(0.3, PARTNER):
         assert_same(Manifold().weights(5), pair_matrix(0.3, PARTNER), atol=1e-15)
+
+
+def test_by_default_ratios_are_those_of_beta_2_2() -> None:
+    torch.manual_seed(0)
+    with patch("mixbench.methods._ops.partners", return_value=torch.tensor([1, 0])):
+        lam = torch.stack([Manifold().weights(2)[0, 0] for _ in range(4000)])
+    assert kstest(lam, "beta", args=(2, 2)).pvalue > 1e-3
 
 
 def test_the_input_and_the_first_two_stages_are_equally_likely() -> None:

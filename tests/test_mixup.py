@@ -1,12 +1,15 @@
 """Input mixup."""
 
+from math import log
 from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import assert_even, assert_same, batch, pairing, tiny, with_gradients
+from helpers import assert_even, assert_same, bare, batch, pairing, tiny, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import nn
 from torch.nn import functional as F
 
 from mixbench.methods import _ops, beta, pairs, partners
@@ -101,6 +104,19 @@ def test_the_loss_is_that_of_both_labels() -> None:
     assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
 
 
+def test_the_loss_of_three_images_worked_out_by_hand() -> None:
+    """Images are logits, those of mixtures (1, 6, 0), (0, 2, 9) and (3, 0, 3) log 2."""
+    x = torch.diag(torch.tensor([4.0, 8.0, 12.0])).view(3, 3, 1, 1) * log(2)
+    with pairing(1 / 4, [1, 2, 0]):
+        loss = Mixup().loss(bare(3, nn.Identity()), x, torch.eye(3))
+    each = (
+        log(2 + 64 + 1) - (1 / 4 * 1 + 3 / 4 * 6) * log(2),
+        log(1 + 4 + 512) - (1 / 4 * 2 + 3 / 4 * 9) * log(2),
+        log(8 + 1 + 8) - (1 / 4 * 3 + 3 / 4 * 3) * log(2),
+    )
+    assert loss.item() == pytest.approx(sum(each) / 3)
+
+
 def test_one_ratio_is_drawn_for_the_whole_batch_from_alpha() -> None:
     with patch("mixbench.methods.mixup.ratios", wraps=_ops.ratios) as draws:
         w = Mixup(alpha=0.3).weights(16)
@@ -118,6 +134,14 @@ def test_ratios_have_the_moments_of_the_beta_distribution(alpha: float) -> None:
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(lam.mean() - 0.5) < 4 * (variance / 10_000) ** 0.5
     assert abs(lam.var() / variance - 1) < 0.04
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
+def test_ratios_are_beta_distributed(alpha: float) -> None:
+    torch.manual_seed(0)
+    with patch("mixbench.methods._ops.partners", return_value=torch.tensor([1, 0])):
+        lam = torch.stack([Mixup(alpha=alpha).weights(2)[0, 0] for _ in range(4000)])
+    assert kstest(lam, "beta", args=(alpha, alpha)).pvalue > 1e-3
 
 
 def test_all_permutations_are_equally_likely() -> None:

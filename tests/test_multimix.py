@@ -1,6 +1,7 @@
 """MultiMix. Weights have a mixture per row here, and per column in the paper's Lambda."""
 
 from collections.abc import Callable
+from math import log
 from unittest.mock import patch
 
 import pytest
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 from mixbench.methods import Net, dirichlet
 from mixbench.methods._simplex import MANY, halved, simplex
 from mixbench.methods.baseline import Baseline
+from mixbench.methods.densemultimix import DenseMultiMix
 from mixbench.methods.manifold import Manifold
 from mixbench.methods.mixup import Mixup
 from mixbench.methods.multimix import MultiMix
@@ -69,6 +71,20 @@ def test_loss_and_gradients_are_those_of_mixed_embeddings(
     loss = loss_of(weights, net, x, y, stage)
     expected = literal(net, stage, x, y, weights)
     assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
+
+
+def test_two_mixtures_of_two_examples_worked_out_by_hand() -> None:
+    """Embeddings are 0 and 4, and the odds of the first class are two to the power of them."""
+    head = nn.Linear(1, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[log(2)], [0]]))
+        head.bias.zero_()
+    net = Net(pixels=nn.Identity(), pool=nn.Identity(), head=head)
+    x, weights = torch.tensor([[0.0], [4.0]]), torch.tensor([[3 / 4, 1 / 4], [1 / 2, 1 / 2]])
+    first = 3 / 4 * log(3 / 2) + 1 / 4 * log(3)  # at 1, p = (2/3, 1/3), for y = (3/4, 1/4)
+    second = 1 / 2 * log(5 / 4) + 1 / 2 * log(5)  # at 2, p = (4/5, 1/5), for y = (1/2, 1/2)
+    loss = loss_of(weights, net, x, torch.eye(2)).item()
+    assert loss == pytest.approx((first + second) / 2, abs=1e-14)
 
 
 def test_targets_may_be_soft() -> None:
@@ -232,17 +248,13 @@ def test_each_mixture_has_the_variance_of_its_own_alpha() -> None:
         assert w[:, i].var(0).tolist() == pytest.approx([variance] * m, rel=0.04)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "distribution"), [(1.0, lambda t: t), (2.0, lambda t: 3 * t**2 - 2 * t**3)]
-)
-def test_of_two_examples_one_has_a_beta_distributed_weight(
-    alpha: float, distribution: Callable[[Tensor], Tensor]
-) -> None:
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("b", "m"), [(2, None), (5, 2), (6, None), (6, 4), (8, None), (12, 8)])
+def test_each_weight_is_beta_distributed(b: int, m: int | None, alpha: float) -> None:
     torch.manual_seed(0)
-    n = 20_000
-    lam = MultiMix(n=n, m=2, alpha=(alpha, alpha)).weights(2)[:, 0].sort().values
-    distance = (distribution(lam) - (torch.arange(n) + 0.5) / n).abs().max() + 0.5 / n
-    assert distance < 1.95 / n**0.5  # Kolmogorov and Smirnov's test at the level 1e-3
+    lam = MultiMix(n=20_000, m=m, alpha=(alpha, alpha)).weights(b)[:, 0]
+    others = (m or b) - 1
+    assert kstest(lam[lam > 0], beta(alpha, others * alpha).cdf).pvalue > 1e-3
 
 
 def test_all_subsets_are_equally_likely() -> None:
@@ -371,6 +383,18 @@ def test_every_image_gets_a_gradient(n: int) -> None:
     net, (x, y) = tiny().eval(), batch(5)
     (gradient,) = torch.autograd.grad(MultiMix(n=n, p=1.0).loss(net, x, y), x)
     assert gradient.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("method", [MultiMix(), DenseMultiMix()])
+def test_half_of_the_batches_is_mixed_so(method: MultiMix) -> None:
+    torch.manual_seed(0)
+    net, (x, y), n = tiny(), batch(2), 2000
+    with (
+        patch.object(type(method), "mixed_loss", return_value=torch.ones(())),
+        patch.object(Mixup, "loss", return_value=torch.zeros(())),
+    ):
+        mixed = torch.stack([method.loss(net, x, y) for _ in range(n)])
+    assert abs(mixed.mean() - 0.5) < 4 * 0.5 / n**0.5
 
 
 def test_the_other_half_of_the_batches_takes_input_mixup() -> None:

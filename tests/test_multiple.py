@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from math import sqrt
+from math import log, sqrt
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -13,6 +13,7 @@ import torch
 from helpers import (
     assert_even,
     assert_same,
+    bare,
     batch,
     cut,
     pair_matrix,
@@ -22,6 +23,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 from torch import Tensor, nn
 
 from mixbench.methods import Method, Net, ratios
@@ -149,15 +151,14 @@ def test_before_they_are_sorted_ratios_are_independent_with_the_moments_of_beta(
     assert abs(lam.var() / variance - 1) < 4 * (2 / (n * k)) ** 0.5
     # they have kurtosis below 3; the mean of k, which sorting does not change, nearly 3
     assert abs(lam.mean(1).var() / (variance / k) - 1) < 4 * (2 / n) ** 0.5
+    assert kstest(lam.flatten(), "beta", args=(alpha, alpha)).pvalue > 1e-3
 
 
-def test_sorted_uniform_ratios_have_the_means_of_order_statistics() -> None:
+def test_sorted_uniform_ratios_are_order_statistics() -> None:
     torch.manual_seed(0)
     lam, k = torch.stack([ratios(1.0, 4) for _ in range(10_000)]), 4
     for i in range(k):
-        high = k - i  # Beta(high, i + 1)
-        variance = high * (i + 1) / ((k + 1) ** 2 * (k + 2))
-        assert abs(lam[:, i].mean() - high / (k + 1)) < 4 * (variance / 10_000) ** 0.5
+        assert kstest(lam[:, i], "beta", args=(k - i, i + 1)).pvalue > 1e-3
     assert_even(torch.histc(lam, 20, 0, 1))
 
 
@@ -169,6 +170,24 @@ def test_k_ratios_are_drawn_from_alpha_once_for_the_batch(base: Any) -> None:
     with patch(f"mixbench.methods.{module}.ratios", draws):
         replace(base, k=3, alpha=0.7).loss(tiny(), *batch(4))
     draws.assert_called_once_with(0.7, 3)
+
+
+def test_the_loss_of_two_ratios_worked_out_by_hand() -> None:
+    """Images are logits, those of mixtures (3, 2), (1, 6) and twice (2, 4) log 2."""
+    x = torch.diag(torch.tensor([4.0, 8.0])).view(2, 2, 1, 1) * log(2)
+    lam, partner = torch.tensor([3 / 4, 1 / 2]), torch.tensor([1, 0])
+    with (
+        patch("mixbench.methods.mixup.ratios", return_value=lam),
+        patch("mixbench.methods._ops.partners", return_value=partner),
+    ):
+        loss = Multiple(k=2).loss(bare(2, nn.Identity()), x, torch.eye(2))
+    each = (
+        log(2**3 + 2**2) - (3 / 4 * 3 + 1 / 4 * 2) * log(2),
+        log(2**1 + 2**6) - (1 / 4 * 1 + 3 / 4 * 6) * log(2),
+        log(2**2 + 2**4) - (1 / 2 * 2 + 1 / 2 * 4) * log(2),
+        log(2**2 + 2**4) - (1 / 2 * 2 + 1 / 2 * 4) * log(2),
+    )
+    assert loss.item() == pytest.approx(sum(each) / 4)
 
 
 @pytest.mark.parametrize("train", [True, False])

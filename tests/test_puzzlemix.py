@@ -14,6 +14,7 @@ import torch
 from helpers import CLASSES, assert_even, assert_same, bare, batch, cross_entropy, tiny, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -311,6 +312,30 @@ def test_for_two_labels_the_energy_is_what_is_lost_and_what_does_not_fit(n: int,
                 expected += smooth * (at[one] != at[other])
                 expected += smooth * 0.7 * (d[at[one]][at[other]] + (d[0][1] + d[1][0]) / 2)
             assert given[i].item() == pytest.approx(expected, abs=1e-10)
+
+
+by_hand_cases = {  # of the weight w = beta / 32 * 3 / 2 between neighbours that show all of either
+    "what is salient": (PuzzleMix(labels=2, beta=1.2), [[1, 1], [0, 0]]),  # 0.6 + 2 w: 0.7125
+    "smooth": (PuzzleMix(labels=2, beta=6.0), [[1, 1], [1, 1]]),  # 1, and not 0.6 + 2 w: 1.1625
+    "half": (PuzzleMix(labels=3, beta=1.2), [[1, 0.5], [0.5, 0]]),  # 0.7 + w: 0.75625, prior 0.2079
+    "no prior": (PuzzleMix(labels=3, beta=1.2, eta=0.0), [[1, 1], [0, 0]]),
+    "dear": (PuzzleMix(labels=3, beta=24.0), [[0.5, 0.5], [0.5, 0.5]]),  # 1, prior 0.1386
+}
+
+
+@pytest.mark.parametrize("case", by_hand_cases)
+def test_shares_of_four_blocks_are_those_worked_out_by_hand(case: str) -> None:
+    """A black image whose blocks have 0.4, 0.3, 0.2 and 0.1 of its saliency, and a white one with
+    0.1, 0.2, 0.3 and 0.4: so much is lost of either where the other is shown. Both differ on all
+    borders by 1, so that gamma = 1/2 adds half to beta / 32. At the ratio 1/2, a label of three
+    costs eta / 4 = 0.05 times log 4, log 2 or log 4; at 0.51 as much, and a little less for black.
+    """
+    method, z = by_hand_cases[case]
+    x = torch.zeros(2, 3, 8, 8)
+    x[1] = 1
+    s = torch.tensor([[[0.4, 0.3], [0.2, 0.1]], [[0.1, 0.2], [0.3, 0.4]]])
+    share = method.shares((x, x.flip(0)), s, torch.tensor([1, 0]), torch.tensor([0.51]))
+    assert share[0, 0].tolist() == z
 
 
 @given(seed=st.integers(0, 10**6), gamma=st.floats(0, 1), extreme=st.booleans())
@@ -685,6 +710,27 @@ def test_the_network_is_asked_once_for_saliency_and_once_for_all_mixtures(
     path = shares.call_args.args[4]
     assert path.shape == (k,)
     assert path.equal(path.sort(descending=True).values)
+
+
+@pytest.mark.parametrize(("alpha", "k"), [(1.0, 1), (0.3, 2)])
+def test_ratios_follow_the_beta_distribution_and_partners_are_drawn_evenly(
+    alpha: float, k: int
+) -> None:
+    torch.manual_seed(0)
+    x, y, method = (
+        torch.rand(3, 3, 2, 2),
+        torch.eye(3),
+        PuzzleMix(alpha=alpha, k=k, transport=False),
+    )
+    with sharing(torch.zeros(k, 3, 2, 2)) as shares:
+        for _ in range(1200):
+            method.mix(x, y, x[:, 0], (x, x))
+    drawn = [call.args[2:] for call in shares.call_args_list]
+    lam = torch.cat([ratio for _, ratio in drawn])
+    assert kstest(lam.numpy(), beta(alpha, alpha).cdf).pvalue > 1e-3
+    codes, counts = torch.stack([partner for partner, _ in drawn]).unique(dim=0, return_counts=True)
+    assert len(codes) == 6
+    assert_even(counts)
 
 
 # Perturbed images.

@@ -1,19 +1,22 @@
 """SaliencyMix, and the saliency that it takes from OpenCV."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
-from typing import Any
 from unittest.mock import Mock, patch
 from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, batch, cross_entropy, tiny, total, with_gradients
+from helpers import assert_even, assert_same, batch, cross_entropy, tiny, total, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from papers.saliencymix import detected, peak
+from scipy.stats import binomtest, kstest
 from torch import Tensor, nn
+from twins import recorded
 
 from mixbench.bench.nets.preactresnet import Pixels
 from mixbench.methods import Net, beta
@@ -118,76 +121,23 @@ def _between(places: Tensor, ends: Tensor) -> Tensor:
     return (places >= ends[..., :1]) & (places < ends[..., 2:3])
 
 
-def detected(image: Tensor) -> Tensor:
-    """The 8-bit map, (h, w), of one image (3, h, w), by loops over pixels."""
-    height, width = image.shape[1:]
-    gray = luminance(image)
-    for _ in range(2):
-        gray = blurred(gray)
-    centre = np.frombuffer(gray.tobytes(), np.uint8).reshape(height, -1)[:, :width].astype(int)
-    bright, dark = np.zeros((2, height, width), int)
-    for n in (12, 24, 48, 28, 56, 112):
-        for i in range(height):
-            for j in range(width):
-                rows, columns = (slice(max(k - n + 1, 0), k + n + 1) for k in (i, j))
-                around = gray[rows, columns]
-                others = np.float32(around.sum(dtype=np.float64)) - np.float32(centre[i, j])
-                mean = others / np.float32(around.size - 1)
-                difference = int(np.float32(centre[i, j]) - mean)
-                bright[i, j] += max(difference, 0) % 256
-                dark[i, j] += max(-difference, 0) % 256
-    bright, dark = stretched(bright), stretched(dark)
-    largest = max(bright.max(), dark.max(), 1)
-    return torch.from_numpy(255 * (bright + dark) // largest % 256).to(torch.uint8)
-
-
-def luminance(image: Tensor) -> Any:
-    blue, green, red = image.numpy()
-    if image.dtype == torch.uint8:
-        weighted = 3735 * blue.astype(int) + 19235 * green.astype(int) + 9798 * red.astype(int)
-        return ((weighted + 2**14) >> 15).astype(np.uint8)
-    weights = np.array([0.114, 0.587, 0.299], np.float32).astype(np.float64)
-    gray = np.float32(weights[1] * green)
-    gray = np.float32(weights[0] * blue + gray)
-    return np.float32(weights[2] * red + gray)
-
-
-def blurred(gray: Any) -> Any:
-    height, width = gray.shape
-    out, values = np.zeros_like(gray), gray.astype(np.float32)
-    half, quarter = np.float32(0.5), np.float32(0.25)
-    for i in range(height):
-        up, down = abs(i - 1), height - 1 - abs(height - 2 - i)
-        for j in range(width):
-            left, right = abs(j - 1), width - 1 - abs(width - 2 - j)
-            above, here, below = (
-                half * values[r, j] + quarter * (values[r, left] + values[r, right])
-                for r in (up, i, down)
-            )
-            smooth = half * here + quarter * (above + below)
-            out[i, j] = int(smooth + half) if gray.dtype == np.uint8 else smooth
-    return out
-
-
-def stretched(sums: Any) -> Any:
-    if not sums.max():
-        return sums
-    shares = (sums.astype(np.float32) / np.float32(sums.max())).astype(np.float64)
-    return (255 * shares).astype(int)
+def by_loops(images: Tensor) -> Tensor:
+    """The 8-bit maps, (b, h, w), by loops over pixels."""
+    return torch.from_numpy(np.stack([detected(image) for image in images.numpy()]))
 
 
 @given(seed=st.integers(0, 10**6), height=st.integers(2, 26), width=st.integers(2, 26))
 @settings(max_examples=20, deadline=None)
 def test_the_map_is_that_of_loops_over_pixels(seed: int, height: int, width: int) -> None:
     made = random_images(seed, 3, height, width)
-    assert levels(made).equal(torch.stack([detected(image) for image in made]))
+    assert levels(made).equal(by_loops(made))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 3), (8, 8), (9, 16), (14, 30)])
 def test_so_is_that_of_floats_of_which_bytes_are_read(size: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(0)
     made = torch.randn(3, 3, *size, generator=draw, dtype=torch.float32)
-    assert levels(made).equal(torch.stack([detected(image) for image in made]))
+    assert levels(made).equal(by_loops(made))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (64, 64), (33, 47), (224, 224)])
@@ -383,15 +333,9 @@ def peaks(x: Tensor, partner: Sequence[int], official: bool) -> list[tuple[int, 
     """Where the box of each image is, by loops over pixels."""
     if official:
         source = norm()(x[partner[:1]])[0].float()
-        return [peak(source)] * len(partner)
-    colours = (255 * x).round().to(torch.uint8)
-    return [peak(colours[j, [2, 1, 0]]) for j in partner]
-
-
-def peak(image: Tensor) -> tuple[int, int]:
-    mapped = detected(image).tolist()
-    places = [(i, j) for i, row in enumerate(mapped) for j in range(len(row))]
-    return max(places, key=lambda place: mapped[place[0]][place[1]])
+        return [peak(detected(source.numpy()))] * len(partner)
+    colours = (255 * x).round().to(torch.uint8).numpy()
+    return [peak(detected(colours[j, [2, 1, 0]])) for j in partner]
 
 
 def interval(size: int, lam: float, centre: int) -> tuple[int, int]:
@@ -448,6 +392,25 @@ def test_no_value_is_read_back_from_the_device(official: bool) -> None:
         net, (x, y) = tiny(), batch(4)
     with patch("mixbench.methods.saliencymix.beta", lambda _: torch.rand(())):
         assert SaliencyMix(p=1.0, official=official).loss(net, x, y).is_meta
+
+
+def test_half_of_the_batches_are_mixed_at_any_ratio_with_any_partners() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = Net(pixels=nn.Identity()), batch(3, 2, 2)
+    with recorded() as draws, seeing(torch.zeros(3, 2, 2)), patch.object(net, "criterion"):
+        for _ in range(2000):
+            SaliencyMix().loss(net, x, y)
+    coins, ratios, partners = (
+        [value for name, _, value in draws if name == kind]
+        for kind in ("chance", "beta", "partners")
+    )
+    assert len(coins) == 2000
+    assert len(ratios) == len(partners) == sum(coins)
+    assert binomtest(sum(coins), 2000, 0.5).pvalue > 1e-3
+    assert kstest(ratios, "uniform").pvalue > 1e-3
+    permutations = Counter(tuple(partner.tolist()) for partner in partners)
+    assert len(permutations) == 6
+    assert_even(torch.tensor([*permutations.values()]))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])

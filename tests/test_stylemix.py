@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from helpers import CLASSES, assert_even, assert_same, batch, cross_entropy, tiny, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import binomtest, kstest, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
+from twins import recorded
 
 from mixbench.bench.spec import parse, spell
-from mixbench.methods import GuidedObjective, Method, beta
+from mixbench.methods import GuidedObjective, Method, Net, beta
 from mixbench.methods._adain import AdaIN, inverse_vgg, load, restyle, vgg
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.stylemix import StyleMix, _blend
@@ -346,6 +349,16 @@ def test_restyled_features_follow_the_formula(seed: int, height: int, width: int
     assert_same(restyle(content, content), content)
 
 
+def test_restyled_features_worked_out_by_hand() -> None:
+    """The means are 1 and 8, the deviations differ by a factor of 3: 3 (f - 1) + 8."""
+    content, style = (
+        torch.tensor(values).view(1, 1, 2, 2)
+        for values in ([2.0, 0.0, 0.0, 2.0], [5.0, 5.0, 11.0, 11.0])
+    )
+    expected = torch.tensor([11.0, 5.0, 5.0, 11.0]).view(1, 1, 2, 2)
+    assert_same(restyle(content, style), expected, atol=1e-4)
+
+
 def test_restyled_features_have_the_statistics_of_the_style() -> None:
     torch.manual_seed(0)
     content, style = torch.randn(4, 5, 7, 7) * 3 + 1, torch.randn(4, 5, 7, 7) / 2 - 3
@@ -384,6 +397,15 @@ def test_shares_are_a_distribution_with_the_ratios_as_margins(c: float, s: float
     assert own + content == pytest.approx(c, abs=1e-15)
     assert own + style == pytest.approx(s, abs=1e-15)
     assert own == pytest.approx(max(0, c + s - 1) * (1 - u) + min(c, s) * u, abs=1e-15)
+
+
+def test_shares_and_target_worked_out_by_hand() -> None:
+    """t is in [0.25, 0.5]; of a target, 0.7 * 0.75 + 0.3 * 0.5 = 0.675 are the image's own."""
+    with coinciding(0.5):
+        assert shares(0.75, 0.5).tolist() == [0.375, 0.125, 0.375, 0.125]
+    with at(0.75, 0.5, partner=[1, 0]):
+        _, targets = StyleMix(size=16).mix(stub(), torch.rand(2, 3, 16, 16), torch.eye(2))
+    assert_same(targets, torch.tensor([[0.675, 0.325], [0.325, 0.675]]), atol=1e-15)
 
 
 def test_the_coincidence_is_uniform_over_what_is_possible() -> None:
@@ -569,6 +591,35 @@ def test_ratios_are_drawn_for_the_batch_as_published_or_given(
         method.guided_loss(net, stub(), x, y)
     coin.assert_called_once_with(p)
     assert sorted(call.args[0] for call in ratios.call_args_list) == alphas
+
+
+@pytest.mark.parametrize(
+    ("cut", "p", "alphas"), [(False, 0.2, [0.5, 0.5]), (True, 0.5, [1.0, 1.0, 0.8])]
+)
+def test_what_is_drawn_is_distributed_as_published(
+    cut: bool, p: float, alphas: list[float]
+) -> None:
+    torch.manual_seed(0)
+    method, net, (x, y) = StyleMix(cut=cut, size=16), Net(pixels=nn.Identity()), batch(3, 2, 2)
+    with recorded() as draws, patch.object(net, "criterion"):
+        for _ in range(2000):
+            method.guided_loss(net, stub(), x, y)
+    coins, ratios, partners, centres = (
+        np.array([value for name, _, value in draws if name == kind])
+        for kind in ("chance", "beta", "partners", "randint")
+    )
+    mixed = int(coins.sum())
+    assert binomtest(mixed, 2000, p).pvalue > 1e-3
+    drawn = ratios.reshape(mixed, len(alphas)).T  # those of content and of style, and gamma
+    for values, alpha in zip(drawn, alphas, strict=True):
+        assert kstest(values, "beta", args=(alpha, alpha)).pvalue > 1e-3
+    assert spearmanr(drawn[0], drawn[1]).pvalue > 1e-3
+    permutations, counts = np.unique(partners, axis=0, return_counts=True)
+    assert len(permutations) == 6
+    assert_even(torch.tensor(counts))
+    assert len(centres) == cut * mixed
+    if cut:
+        assert_even(torch.tensor(centres).flatten().bincount(minlength=16))
 
 
 @each_variant

@@ -9,13 +9,16 @@ from math import exp, floor
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from helpers import CLASSES, assert_even, assert_same, batch, tiny, total, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
+from twins import recorded
 
 from mixbench.bench.nets.preactresnet import Pixels
 from mixbench.methods import Net, dirichlet
@@ -255,6 +258,23 @@ def test_shares_are_enlarged_masks_that_sum_to_one(
         assert_same(shares[i, :, 0], processed(m[i, :, 0], *size), atol=1e-13)
 
 
+def test_the_shares_of_two_images_worked_out_by_hand() -> None:
+    m = torch.tensor([[0.0, 4.0], [0.0, 0.0]]).view(1, 2, 1, 1, 2).expand(1, 2, 1, 2, 2)
+    first = [exp(v) / (1 + exp(v)) for v in (0, 1, 3, 4)]  # enlarged: 0, 0 + 1, 4 - 1, 4
+    shares = METHOD.shares(m, torch.empty(1, 3, 4, 4))
+    expected = torch.tensor([share / (share + 0.5) for share in first])
+    for row in shares[0, 0, 0]:
+        assert_same(row, expected, atol=1e-15)
+    assert_same(shares[0, 1, 0], 1 - shares[0, 0, 0], atol=1e-15)
+
+
+def test_the_loss_of_masks_worked_out_by_hand() -> None:
+    """0.75 log(0.75 / 0.5) + 0.25 log(0.25 / 0.5) = 0.1308, and 25 * 0.25 * 0.75 = 4.6875."""
+    shares = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 3, 3)
+    loss = METHOD.mask_loss(torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]), shares)
+    assert loss.item() == pytest.approx(4.8183, abs=5e-5)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_masks_of_zeros_are_the_plain_average(k: int) -> None:
     shares = METHOD.shares(torch.zeros(2, k, 1, 4, 4), torch.empty(2, 3, 8, 8))
@@ -288,6 +308,20 @@ def test_ratios_are_drawn_for_each_mixture_from_alpha() -> None:
     assert alpha.tolist() == [0.7] * 6
     assert k == 3
     draws.assert_called_once()
+
+
+@pytest.mark.parametrize(("alpha", "k"), [(3.0, 2), (0.7, 3)])
+def test_ratios_are_uniform_but_for_alpha_and_independent(alpha: float, k: int) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4000, 3, 1, 1)
+    with recorded() as draws:
+        replace(METHOD, alpha=alpha, images=k).sets(EightBits(), x)
+    ((name, _, ratio),) = draws
+    assert name == "dirichlet"
+    for part in ratio.T:
+        assert kstest(part, beta(alpha, (k - 1) * alpha).cdf).pvalue > 1e-3
+    followed = np.corrcoef(ratio[:-1, 0], ratio[1:, 0])[0, 1]
+    assert abs(followed) < 4 / 4000**0.5
 
 
 def test_one_image_alone_is_its_own_mixture_in_eight_bits() -> None:

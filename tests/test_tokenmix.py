@@ -12,13 +12,15 @@ import torch
 from helpers import assert_even, assert_same, tiny, total, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, kstest, uniform
 from timm.data.mixup import Mixup as TimmMixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.bench.nets.vit import smallvit
 from mixbench.methods import Net
-from mixbench.methods.tokenmix import TokenMix, activations
+from mixbench.methods._reversed import ReversedMixup
+from mixbench.methods.tokenmix import TokenMix, _rectangle, activations
 
 pytestmark = pytest.mark.usefixtures("float64")
 CLASSES = 8
@@ -126,6 +128,27 @@ def test_the_blocks_cover_nearly_always_as_much_as_they_should() -> None:
     full, known = (counts == 112).double().mean(), 0.988  # the share in 4000 draws of others
     error = sqrt(known * (1 - known) * (1 / n + 1 / 4000))
     assert abs(full - known) < 4 * error
+
+
+def test_areas_of_blocks_are_uniform_and_so_is_the_logarithm_of_their_aspect() -> None:
+    """On a grid so large that what rounding does to the sides is small, and none is refused."""
+    torch.manual_seed(0)
+    drawn = [_rectangle(9000, 9000, 10**6) for _ in range(2000)]
+    high, wide = (
+        torch.tensor([len(side) for side in sides]).double() for sides in zip(*drawn, strict=True)
+    )
+    assert kstest(high * wide, uniform(1, 10**6).cdf).pvalue > 1e-3
+    assert kstest((high / wide).log(), uniform(log(0.3), -2 * log(0.3)).cdf).pvalue > 1e-3
+
+
+def test_blocks_begin_at_any_token_that_leaves_them_within_the_grid() -> None:
+    torch.manual_seed(0)
+    drawn = [_rectangle(4, 7, 1) for _ in range(3000)]  # of one token, or of two
+    corners = [
+        7 * rows[0] + columns[0] for rows, columns in drawn if len(rows) == len(columns) == 1
+    ]
+    assert len(corners) > 500
+    assert_even(torch.tensor(corners).bincount(minlength=28))
 
 
 @pytest.mark.parametrize(("rows", "columns", "count"), GRIDS)
@@ -244,6 +267,27 @@ def test_activation_on_pasted_or_kept_tokens_alone_gives_all_or_nothing() -> Non
     own, other = shares(METHOD, mask, torch.stack([pasted, pasted, kept, kept]))
     assert_same(own, torch.tensor([0.0, 0.0, 1.0, 1.0]))
     assert_same(other, torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+def test_targets_by_hand() -> None:
+    """Four tokens, of which the second and the third are pasted; eight classes, smoothed by .16.
+
+    Image 0 keeps .1 + .2 of its own, and gets .4 + .1 of what image 1 is; that keeps .2 + .3, and
+    gets .3 + .4. Each label has a half of .16 less, and all classes have .01 twice.
+    """
+    mask = torch.tensor([[False, True], [True, False]])
+    a = torch.tensor([[0.1, 0.3, 0.4, 0.2], [0.2, 0.4, 0.1, 0.3]])
+    y = torch.eye(CLASSES)[[5, 0]]
+    expected = torch.full((2, CLASSES), 0.02)
+    expected[0, [5, 0]] = torch.tensor([0.3 - 0.08 + 0.02, 0.5 - 0.08 + 0.02])
+    expected[1, [0, 5]] = torch.tensor([0.5 - 0.08 + 0.02, 0.7 - 0.08 + 0.02])
+    assert_same(replace(METHOD, smoothing=0.16).target(mask, a, y), expected)
+    # As distributions: shares of .3 : .5 and .5 : .7, of which .84 remain, and .02 to all.
+    expected = torch.full((2, CLASSES), 0.02)
+    expected[0, [5, 0]] = torch.tensor([0.84 * 3 / 8 + 0.02, 0.84 * 5 / 8 + 0.02])
+    expected[1, [0, 5]] = torch.tensor([0.84 * 5 / 12 + 0.02, 0.84 * 7 / 12 + 0.02])
+    got = replace(METHOD, smoothing=0.16, criterion="net").target(mask, a, y)
+    assert_same(got, expected, atol=1e-7)
 
 
 @given(seed=st.integers(0, 10**6), b=st.integers(1, 7), smoothing=st.sampled_from([0.0, 0.1]))
@@ -368,6 +412,20 @@ def test_a_coin_of_p_decides(mixed: bool) -> None:
         objective(x, y)
     coin.assert_called_once_with(0.7)
     assert mix.called == mixed
+
+
+def test_p_is_the_share_of_batches_with_tokens() -> None:
+    torch.manual_seed(0)
+    x, y = batch(2)
+    objective = TokenMix(p=0.3).objective(Net(head=nn.Linear(8, CLASSES)), vit())
+    with (
+        patch.object(TokenMix, "mix", return_value=(x[:, 0, 0], y)) as mixed,
+        patch.object(ReversedMixup, "mix", return_value=(x[:, 0, 0], y)) as otherwise,
+    ):
+        for _ in range(2000):
+            objective(x, y)
+    assert mixed.call_count + otherwise.call_count == 2000
+    assert binomtest(mixed.call_count, 2000, 0.3).pvalue > 1e-3
 
 
 def test_the_teacher_is_asked_once_for_the_images_as_they_are() -> None:

@@ -7,9 +7,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import CLASSES, assert_same, batch, cross_entropy, tiny, total, with_gradients
+from helpers import (
+    CLASSES,
+    assert_even,
+    assert_same,
+    batch,
+    cross_entropy,
+    tiny,
+    total,
+    with_gradients,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, binomtest, kstest
 from timm.data.mixup import Mixup as TimmMixup
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -167,6 +177,22 @@ def test_the_share_is_the_formula_and_within_its_bounds(
         assert_same(shares(method, box, a), expected)
 
 
+def test_targets_by_hand() -> None:
+    """Of four tokens of 4 x 4 pixels, one begins within the box, which has 24 of 64 pixels.
+
+    a = (.2, .3, .1, 0) gives it 3/6, so the partner's share is (3/8 + 1/2) / 2 = 7/16; (.3, .1, 0, 0)
+    gives it 1/4, so that is 5/16. Smoothed by .2, a label has .84 of five classes, the others .04.
+    """
+    net = gazing(torch.tensor([[0.2, 0.3, 0.1, 0.0], [0.3, 0.1, 0.0, 0.0]]))
+    with boxed(rectangle(slice(0, 4), slice(2, 8))):
+        got = targets(TransMix(p=1.0, smoothing=0.2), net, *labelled(0, 1))
+    assert_same(got, torch.tensor([[0.49, 0.39, *[0.04] * 3], [0.29, 0.59, *[0.04] * 3]]))
+
+
+def labelled(*classes: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(len(classes), 3, 8, 8), torch.eye(CLASSES)[list(classes)]
+
+
 def test_the_shares_differ_over_the_batch_and_not_with_the_scale_of_attention() -> None:
     torch.manual_seed(0)
     a, box = torch.rand(6, 16), rectangle(slice(0, 4), slice(2, 8))
@@ -263,6 +289,38 @@ def test_the_box_is_that_of_cutmix(seed: int) -> None:
         mixed, _ = CutMix(alpha=0.7).mix(z, torch.eye(2))
     torch.manual_seed(seed)
     assert TransMix(alpha=0.7).draw(8, 12).equal(mixed[0, 0] == 1)
+
+
+def test_the_ratio_of_the_box_is_of_beta_and_its_centre_any_pixel() -> None:
+    torch.manual_seed(0)
+    with patch("mixbench.methods.transmix.box") as box:
+        for _ in range(2000):
+            TransMix(alpha=0.7).draw(6, 10)
+    _, _, sides, rows, columns = zip(*(call.args for call in box.call_args_list), strict=True)
+    assert kstest(1 - torch.stack(sides) ** 2, beta(0.7, 0.7).cdf).pvalue > 1e-3
+    places = 10 * torch.stack(rows) + torch.stack(columns)
+    assert_even(places.bincount(minlength=60))
+
+
+def test_p_is_the_share_of_batches_with_a_box() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = vit(), batch(2)
+    with (
+        patch.object(TransMix, "mixed_loss") as mixed,
+        patch.object(ReversedMixup, "mixed_loss") as otherwise,
+    ):
+        for _ in range(2000):
+            TransMix(p=0.3).loss(net, x, y)
+    assert mixed.call_count + otherwise.call_count == 2000
+    assert binomtest(mixed.call_count, 2000, 0.3).pvalue > 1e-3
+
+
+def test_the_ratio_of_the_other_batches_is_of_beta() -> None:
+    torch.manual_seed(0)
+    mixup, ends = TransMix(input_alpha=0.4).otherwise(), torch.tensor([0.0, 1.0])
+    assert isinstance(mixup, ReversedMixup)
+    drawn = [mixup.mix(ends, torch.eye(2))[0][1] for _ in range(2000)]
+    assert kstest(torch.stack(drawn), beta(0.4, 0.4).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])

@@ -1,5 +1,6 @@
 """zeta-mixup."""
 
+from math import log
 from unittest.mock import patch
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from helpers import (
     assert_even,
     assert_same,
+    bare,
     batch,
     cross_entropy,
     drawing,
@@ -17,7 +19,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbench.methods.baseline import Baseline
 from mixbench.methods.mixup import Mixup
@@ -81,6 +83,28 @@ def test_the_loss_is_the_one_of_the_sheet() -> None:
     targets = [total(w[s, i] * y[i] for i in range(5)) for s in range(5)]
     expected = total(map(cross_entropy, logits, targets)) / 5
     assert_same(with_gradients(loss, net, x), with_gradients(expected, net, x))
+
+
+def test_the_weights_of_three_images_worked_out_by_hand() -> None:
+    """1, 1/2 and 1/3 over their sum, the first to the image itself, the last to the larger key."""
+    keys = torch.tensor([[0.4, 0.9, 0.1], [0.2, 0.5, 0.7], [0.6, 0.3, 0.0]])
+    with patch("torch.rand", return_value=keys):
+        w = ZetaMixup(gamma=1).weights(3)
+    assert_same(w * 11, torch.tensor([[6.0, 2.0, 3.0], [3.0, 6.0, 2.0], [2.0, 3.0, 6.0]]))
+
+
+def test_the_loss_of_three_images_worked_out_by_hand() -> None:
+    """Images are logits, those of mixtures (6, 2, 6), (3, 6, 4) and (2, 3, 12) log 2."""
+    w = torch.tensor([[6.0, 2.0, 3.0], [3.0, 6.0, 2.0], [2.0, 3.0, 6.0]]) / 11
+    x = torch.diag(torch.tensor([11.0, 11.0, 22.0])).view(3, 3, 1, 1) * log(2)
+    with patch.object(ZetaMixup, "weights", lambda *_: w):
+        loss = ZetaMixup().loss(bare(3, nn.Identity()), x, torch.eye(3))
+    each = (
+        log(2**6 + 2**2 + 2**6) - (6 * 6 + 2 * 2 + 3 * 6) / 11 * log(2),
+        log(2**3 + 2**6 + 2**4) - (3 * 3 + 6 * 6 + 2 * 4) / 11 * log(2),
+        log(2**2 + 2**3 + 2**12) - (2 * 2 + 3 * 3 + 6 * 12) / 11 * log(2),
+    )
+    assert loss.item() == pytest.approx(sum(each) / 3)
 
 
 def test_it_is_multimix_of_the_images_with_the_same_weights() -> None:
@@ -150,6 +174,16 @@ def test_all_permutations_of_all_rows_are_equally_likely() -> None:
     counts = torch.stack(second).unique(dim=0, return_counts=True)[1]
     assert len(counts) == 8
     assert_even(counts)
+
+
+def test_each_row_has_all_permutations_of_the_other_weights_alike() -> None:
+    torch.manual_seed(0)
+    w = torch.stack([ZetaMixup().weights(4) for _ in range(2400)])
+    codes = w.argsort(descending=True) @ torch.tensor([64, 16, 4, 1])
+    for row in codes.T:
+        counts = row.unique(return_counts=True)[1]
+        assert len(counts) == 6
+        assert_even(counts)
 
 
 def test_every_batch_is_mixed_at_the_input_by_default() -> None:

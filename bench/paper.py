@@ -19,12 +19,26 @@ DIGITS = {
 CIFAR100 = {"corruption": "corruption,source=published"}
 """What tasks look at, where it is not what they look at by default."""
 
+FEWER_MIXTURES = {"supermix": "supermix,pool=5000"}
+"""How methods are spelled where a run should take a minute."""
+
+OOD_SCORES = ("msp", "energy", "maxlogit", "odin", "knn")
+
+LEADERBOARD = {
+    "classification": ("classification:accuracy",),
+    "corruption": (CIFAR100["corruption"],),
+    "embedding": ("embedding", "embedding:alignment_raw", "embedding:uniformity_raw"),
+    "ood": ("ood", *(f"ood:auroc_{name}" for name in ("lsun-crop", "isun", "tinyimagenet-crop"))),
+}
+"""Columns of tasks, where figures are published that are not of the main metrics."""
+
 SMALL_FASTER_RCNN = "detector=faster-rcnn,size=128,rois=32"
 
 WITH_HOLDOUT = {"temperature"}
 """Tasks that ask for training images that were held out, as the papers' recipes do not."""
 
 R18 = "cifar100/preactresnet18"
+TINY_CIFAR100 = "tinycifar100/preactresnet18-narrow"
 TINY_R18 = "tinyimagenet/preactresnet18"
 SMALL_IMAGES = ("cifar10/preactresnet18", "cifar10/wrn16-8", R18, "cifar100/wrn16-8", TINY_R18)
 """The columns of Tables 2 and 4."""
@@ -78,6 +92,20 @@ BASES = (
     *("cutmix", "multiple,base=cutmix"),
     *("puzzlemix", "multiple,base=puzzlemix"),
 )
+CHOICES = (
+    *("cutmix", "cutmix,p=1"),
+    *("manifold", "manifold,at=pixels+layer1+layer2+layer3"),
+    *("alignmixup", "alignmixup,steps=400,tolerance=0"),
+    *("puzzlemix", "puzzlemix,clean=1"),
+    *("comixup", "comixup,masked=products"),
+    *("saliencymix", "saliencymix,official=True"),
+    *("multimix", "multimix,input_alpha=1", "multimix,alpha=1+1", "multimix,m=2"),
+    *("densemultimix", "densemultimix,attention=cam", "densemultimix,attention=uniform"),
+    *("densemultimix,detach=False", "densemultimix,reduction=sum"),
+    "densemultimix,reduction=global",
+)
+"""Where papers are silent, or their code does otherwise: what we chose, and what else it could be."""
+
 K = (
     *("mixup", "multiple,k=2", "multiple", "multiple,k=10"),
     *("puzzlemix", "multiple,base=puzzlemix,k=2", "multiple,base=puzzlemix"),
@@ -160,16 +188,43 @@ TABLES = {
         Table(
             name="cifar100-tiny",
             caption="Twenty classes of CIFAR-100 with 100 training images each, and a network that one "
-            "core trains in about a minute.",
-            settings=("tinycifar100/preactresnet18-narrow",),
-            methods=METHODS,
+            "core trains in about a minute. SuperMix makes 5,000 mixtures, where 500,000 is its default.",
+            settings=(TINY_CIFAR100,),
+            methods=tuple(FEWER_MIXTURES.get(name, name) for name in METHODS),
             columns=(
                 "classification",
                 "calibration",
                 "robustness",
                 "embedding",
                 "ood,sets=photographs+uniform+gaussian",
-                "cost",
+            ),
+        ),
+        Table(
+            name="cifar100-tiny-epochs",
+            caption="Twenty classes of CIFAR-100, by how long networks are trained.",
+            settings=(f"{TINY_CIFAR100},epochs=25", TINY_CIFAR100, f"{TINY_CIFAR100},epochs=200"),
+            methods=("baseline", "mixup", *MULTIMIX),
+            columns=("classification",),
+        ),
+        Table(
+            name="cifar100-tiny-choices",
+            caption="Twenty classes of CIFAR-100, by what was chosen where papers are silent, or their "
+            "code does otherwise.",
+            settings=(TINY_CIFAR100,),
+            methods=CHOICES,
+            columns=("classification", "calibration:ece"),
+        ),
+        Table(
+            name="cifar100-tiny-questions",
+            caption="Twenty classes of CIFAR-100, by what was chosen where papers don't say how they "
+            "asked.",
+            settings=(TINY_CIFAR100,),
+            methods=("baseline", "mixup", "multimix"),
+            columns=(
+                *(f"robustness,attacks=pgd,steps={steps}" for steps in (1, 7, 10)),
+                "robustness:pgd",
+                "robustness,attacks=pgd,random_start=False",
+                *(f"ood,sets=photographs,score={score}:auroc" for score in OOD_SCORES),
             ),
         ),
         Table(
@@ -179,6 +234,21 @@ TABLES = {
             methods=METHODS,
             columns=tuple(CIFAR100.get(t, t) for t in TASKS if t not in WITH_HOLDOUT),
             seeds=5,
+        ),
+        Table(
+            name="leaderboard",
+            caption="The measured leaderboard: CIFAR-100 by a tenth of the epochs of the papers' Table 2.",
+            settings=(f"{R18},epochs=200",),
+            methods=(
+                *("baseline", "mixup", "cutmix", "manifold", "zetamixup", "alignmixup"),
+                *("puzzlemix", *MULTIMIX, "multiple"),
+            ),
+            columns=tuple(
+                column
+                for task in TASKS
+                if task not in WITH_HOLDOUT
+                for column in LEADERBOARD.get(task, (task,))
+            ),
         ),
         Table(
             name="multimix-table2",

@@ -6,7 +6,7 @@ import pytest
 
 from mixbench.bench.catalogue import inapplicable
 from mixbench.bench.paper import KMIX, MULTIMIX, TABLES
-from mixbench.bench.settings import SETTINGS
+from mixbench.bench.settings import SETTINGS, Setting
 
 PUBLISHED = [name for name in TABLES if name.startswith(("multimix-", "kmix-"))]
 
@@ -49,7 +49,9 @@ def test_what_is_proposed_is_among_the_rows_and_not_all_of_them(name: str) -> No
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_setting_has_a_recipe_of_its_own(name: str) -> None:
-    assert {*TABLES[name].settings} <= {*SETTINGS}
+    settings = [Setting.parse(text) for text in TABLES[name].settings]
+    assert [str(setting) for setting in settings] == [*TABLES[name].settings]
+    assert {setting.name for setting in settings} <= {*SETTINGS}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -72,8 +72,8 @@ def run_of(text: str) -> Run:
     if seed.isdecimal():
         for i in [i for i, letter in enumerate(rest) if letter == "/"]:
             with suppress(BadInput):
-                method = catalogue.method(rest[i + 1 :]).spelling
-                return Run(str(Setting.parse(rest[:i])), method, int(seed))
+                setting = str(Setting.parse(rest[:i]))  # first, as it needs no torch
+                return Run(setting, catalogue.method(rest[i + 1 :]).spelling, int(seed))
     raise BadInput(f"no run {text!r}; it should be as in status: digits/small/mixup,alpha=0.2/0")
 
 

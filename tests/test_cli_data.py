@@ -177,7 +177,10 @@ def test_an_interrupt_is_one_line(
     monkeypatch.setattr(_fetch, "_stream", interrupt)
     assert mixbench("data get birds ink") == 130
     printed = capsys.readouterr()
-    assert printed.err.splitlines()[-1] == "mixbench: interrupted; cells that are done are kept"
+    assert (
+        printed.err.splitlines()[-1]
+        == "mixbench: interrupted; what is done is kept, and the same command goes on"
+    )
     assert printed.out == ""
 
 

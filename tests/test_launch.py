@@ -177,6 +177,8 @@ def test_a_table_that_is_told_to_end_saves_in_the_middle_of_an_epoch(
         assert process.stderr
         said = process.stderr.read().decode()
     assert process.returncode == 130
-    assert said.strip() == "mixbench: interrupted; cells that are done are kept"
+    assert (
+        said.strip() == "mixbench: interrupted; what is done is kept, and the same command goes on"
+    )
     assert torch.load(store.checkpoint(run))["losses"].numel() > 0
     assert heartbeat.read(store, run) is None and not store.claimed(run)

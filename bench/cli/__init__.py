@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from mixbench.bench.cli import datasets, filling, following, listing, showing
+from mixbench.bench.cli import checking, datasets, filling, following, listing, showing
 from mixbench.bench.cli._base import cli, complain
 from mixbench.bench.spec import BadInput
 
-__all__ = ["cli", "datasets", "filling", "following", "listing", "main", "showing"]
+__all__ = ["checking", "cli", "datasets", "filling", "following", "listing", "main", "showing"]
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         where = os.fsdecode(error.filename) if error.filename else "the system"
         complain(f"{where}: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; cells that are done are kept")
+        complain("interrupted; what is done is kept, and the same command goes on")
         code = 130
     sys.exit(code)
 

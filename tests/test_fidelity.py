@@ -83,3 +83,10 @@ def test_loss_and_gradients_are_those_of_the_paper(case: str, criterion: str, se
         direction = directions(gradient.shape, i)
         expected = slope(formula, step, tape, name, direction)
         assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-6, abs=1e-8), name
+
+
+@pytest.mark.parametrize("law", [(), (1.0,), (2.0, 3)])
+def test_a_draw_by_another_law_is_noticed(law: tuple[float, ...]) -> None:
+    tape = Tape([("beta", (2.0,), 0.5)])
+    with pytest.raises(AssertionError, match=r"beta: drawn by \(2.0,\), and not by"):
+        tape.take("beta", *law)

@@ -63,9 +63,9 @@ def test_the_error_under_attack_is_of_the_attacked_images() -> None:
     x, _ = images(12)
     y = net(x).argmax(1)
     data = Sets({"test": (x, y)})
-    task = Robustness(attacks=("fgsm",), fgsm_eps=0.1)
+    task = Robustness(attacks=("fgsm",), fgsm_eps=0.02)
     answer = task.evaluate(Trained(net, net, data, EPOCHS, Reader(net, data.batches)))
-    moved = protocols.fgsm(literal, x.numpy(), y.numpy(), 0.1)
+    moved = protocols.fgsm(literal, x.numpy(), y.numpy(), 0.02)
     expected = protocols.error(literal(moved), y.numpy())
     assert answer == {"fgsm": pytest.approx(expected)}
     assert 0 < expected < 100
